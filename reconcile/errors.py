@@ -1,0 +1,65 @@
+"""Every error that `reconcile` raises on purpose: one line for the reader, one exit code for the caller.
+
+The message names what is wrong and the way out, and never holds a secret.
+"""
+
+from __future__ import annotations
+
+
+class ReconcileError(Exception):
+    """The base of them all. `kind` stands in the result document's `fault`."""
+
+    exit_code = 3
+    kind = "fault"
+
+
+class UsageError(ReconcileError):
+    """Wrong usage of the command line: nothing was sent."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class SettingsError(ReconcileError):
+    """A missing or wrong setting: nothing was sent."""
+
+    exit_code = 2
+    kind = "settings"
+
+
+class PreflightError(ReconcileError):
+    """Lago or Postgres gave a wrong answer before anything was sent: wrong key, missing column, unknown metric."""
+
+    exit_code = 2
+    kind = "preflight"
+
+
+class DatabaseFault(ReconcileError):
+    """Postgres does not answer, or stopped answering."""
+
+    kind = "database"
+
+
+class LagoFault(ReconcileError):
+    """Lago does not answer, stopped answering, or kept refusing for a reason that may pass."""
+
+    kind = "lago"
+
+
+class NotVisibleFault(ReconcileError):
+    """Lago accepted deliveries that it does not show when it is read back."""
+
+    kind = "not_visible"
+
+
+class BooksFault(ReconcileError):
+    """The classes do not add up to what was read. This is a defect of `reconcile`."""
+
+    kind = "books"
+
+
+class LockedError(ReconcileError):
+    """Another run holds this stream's lock."""
+
+    exit_code = 4
+    kind = "locked"
