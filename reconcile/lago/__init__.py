@@ -1,0 +1,28 @@
+"""The Lago side: list events, deliver events, and read what billing depends on."""
+
+from reconcile.lago.catalog import (
+    Charge,
+    ChargeUsage,
+    Metric,
+    MetricFilter,
+    Organization,
+    Usage,
+)
+from reconcile.lago.client import Lago
+from reconcile.lago.delivery import Outcome
+from reconcile.lago.frame import events_frame
+from reconcile.lago.http import Interrupted, Retry
+
+__all__ = [
+    "Charge",
+    "ChargeUsage",
+    "Interrupted",
+    "Lago",
+    "Metric",
+    "MetricFilter",
+    "Organization",
+    "Outcome",
+    "Retry",
+    "Usage",
+    "events_frame",
+]

@@ -1,0 +1,400 @@
+"""HTTP to Lago: one connection pool, retries, the rate limit, and errors that say what to do.
+
+Every request of the package goes through `Http`. Nothing here knows what an event is.
+Facts are of Lago v1.51.0 unless a docstring names another version.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import orjson
+import tenacity
+
+from reconcile import __version__
+from reconcile.errors import LagoFault, PreflightError, ReconcileError, SettingsError
+
+Params = Sequence[tuple[str, str | int]]
+
+_EXCERPT = 200  # characters of an answer that an error quotes
+_CATALOG_PAGE = 100  # Lago's own default
+
+
+class Interrupted(ReconcileError):
+    """The run was told to stop while it waited for Lago."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to hold on when Lago does not take a request. Times are seconds.
+
+    A request is given up after `attempts` attempts or after `seconds`, whichever comes first. Waiting for the
+    rate limit is no attempt: a request waits at most `rate_limit_wait` at a time and `rate_limit_seconds` in
+    all.
+    """
+
+    attempts: int = 12
+    seconds: float = 90.0
+    wait_initial: float = 1.0
+    wait_max: float = 20.0
+    rate_limit_wait: float = 60.0
+    rate_limit_seconds: float = 600.0
+
+
+# A preflight shall answer while the operator looks at it.
+_PREFLIGHT_RETRY = Retry(attempts=3, seconds=10.0, wait_initial=0.2, wait_max=1.0, rate_limit_seconds=60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that the caller judges: a success, or one of the statuses that it asked for.
+
+    `body` is the JSON object, or None where a refusal carried none; `excerpt` is a short quote for messages.
+    """
+
+    status: int
+    body: dict[str, Any] | None
+    excerpt: str
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class Unserved(Exception):
+    """A list that this Lago does not serve, or not with these parameters."""
+
+
+class _Passing(LagoFault):
+    """Lago did not take the request, for a reason that may pass: hold it and try again."""
+
+
+class _RateLimited(Exception):
+    """429. `seconds` until the limit opens, None where Lago did not say."""
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class _Shared:
+    """What all views and threads of one client share: the counters and the rate limit's gate."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opens_at = 0.0
+        self.requests = 0
+        self.retries = 0
+
+    def count(self, *, requests: int = 0, retries: int = 0) -> None:
+        with self._lock:
+            self.requests += requests
+            self.retries += retries
+
+    def close_gate(self, seconds: float) -> None:
+        """Hold every thread for `seconds`: they share Lago's limit, so they share the wait."""
+        with self._lock:
+            self._opens_at = max(self._opens_at, monotonic() + seconds)
+
+    def pass_gate(self, stop: threading.Event) -> None:
+        while (left := self._opens_at - monotonic()) > 0:
+            if stop.wait(left):
+                raise Interrupted("stopped while Lago's rate limit was closed")
+
+
+class Http:
+    """A client for Lago's API under `base_url`/api/v1, usable from several threads.
+
+    Raises `SettingsError` where the address or the key cannot be used at all. `stop` ends every wait early
+    (`Interrupted`); a request that is already on the wire is read to its end.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        concurrency: int,
+        timeout: float,
+        retry: Retry,
+        stop: threading.Event,
+    ) -> None:
+        self._base = f"{_checked_base(base_url)}/api/v1"
+        self._key = _checked_key(api_key)
+        self._client = httpx.Client(
+            headers={
+                "Authorization": f"Bearer {self._key}",
+                "User-Agent": f"litellm-lago-reconcile/{__version__}",
+                "Accept": "application/json",
+            },
+            # A thread waits for a free connection as long as it takes; the pool is no fault of Lago's.
+            timeout=httpx.Timeout(timeout, pool=None),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        )
+        self._retry = retry
+        self._preflight = False
+        self._shared = _Shared()
+        self.concurrency = concurrency
+        self.stop = stop
+
+    def preflight(self) -> Http:
+        """A view on the same client that takes a wrong answer for what it is, at once: `PreflightError`."""
+        view = copy.copy(self)
+        view._preflight = True
+        view._retry = _PREFLIGHT_RETRY
+        return view
+
+    def close(self) -> None:
+        self._client.close()
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, repeated ones included."""
+        return self._shared.requests
+
+    @property
+    def retries(self) -> int:
+        """Requests that had to be repeated so far: a fault, a refusal that may pass, or the rate limit."""
+        return self._shared.retries
+
+    def check_stop(self) -> None:
+        """Raise `Interrupted` where a run was told to stop: called between the requests of a long read."""
+        if self.stop.is_set():
+            raise Interrupted("stopped between two requests to Lago")
+
+    def get(self, path: str, params: Params = (), *, answers: Collection[int] = ()) -> Answer:
+        """GET a JSON object. Statuses in `answers` are the caller's to judge; every other refusal is held or
+        raised.
+
+        Raises `LagoFault` when Lago kept refusing or did not answer, `PreflightError` in a preflight view.
+        """
+        return self._request("GET", path, params, None, answers)
+
+    def post(self, path: str, content: bytes, *, answers: Collection[int] = ()) -> Answer:
+        """POST a JSON document. It may reach Lago more than once, so it must be safe to repeat."""
+        return self._request("POST", path, (), content, answers)
+
+    def pages(
+        self, path: str, key: str, params: Params = (), *, answers: Collection[int] = ()
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The items under `key`, page by page. Raises `Unserved` where the first page got one of `answers`.
+
+        Follows `next_page`. Lago counts some lists from a cache, so the total is not to be trusted
+        (pagination.rb).
+        """
+        page: int | None = 1
+        while page is not None:
+            self.check_stop()
+            answer = self.get(path, [*params, ("page", page), ("per_page", _CATALOG_PAGE)], answers=answers)
+            if not answer.ok:
+                raise Unserved(answer.status)
+            items = [item for item in as_list((answer.body or {}).get(key)) if isinstance(item, dict)]
+            yield items
+            page = following(answer.body, page) if items else None
+
+    def _request(
+        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
+    ) -> Answer:
+        deadline = monotonic() + self._retry.rate_limit_seconds
+        unsaid = 1.0
+        while True:
+            try:
+                return self._with_retries(method, path, params, content, answers)
+            except _RateLimited as limit:
+                if limit.seconds is None:
+                    wait, unsaid = unsaid, unsaid * 2
+                else:
+                    wait = max(limit.seconds, 0.05)
+                wait = min(wait, self._retry.rate_limit_wait)
+                if monotonic() + wait > deadline:
+                    held = f"{self._retry.rate_limit_seconds:.0f} s"
+                    raise LagoFault(f"{method} {path}: Lago's rate limit stayed closed for {held}") from None
+                self._shared.count(retries=1)
+                self._shared.close_gate(wait)
+
+    def _with_retries(
+        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
+    ) -> Answer:
+        # tenacity, the engine under stamina: stamina's waits cannot be ended early, and `stop` must end them.
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Passing),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(self._retry.attempts),
+                tenacity.stop_before_delay(self._retry.seconds),
+            ),
+            wait=tenacity.wait_random_exponential(
+                multiplier=self._retry.wait_initial,
+                max=self._retry.wait_max,
+                min=self._retry.wait_initial / 2,
+            ),
+            sleep=self._pause,
+            before_sleep=lambda _: self._shared.count(retries=1),
+            reraise=True,
+        )
+        try:
+            return retrying(self._attempt, method, path, params, content, answers)
+        except _Passing as fault:
+            attempts = retrying.statistics["attempt_number"]
+            raise LagoFault(f"{fault} (gave up after {attempts} attempts)") from None
+
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise Interrupted("stopped while a request to Lago waited to be repeated")
+
+    def _attempt(
+        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
+    ) -> Answer:
+        self._shared.pass_gate(self.stop)
+        self._shared.count(requests=1)
+        try:
+            response = self._client.request(
+                method,
+                f"{self._base}{path}",
+                params=list(params),
+                content=content,
+                headers=None if content is None else {"Content-Type": "application/json"},
+            )
+        except httpx.RequestError as error:
+            # httpx's own error holds the request and its headers: it is not chained.
+            what = self._redacted(f"{type(error).__name__}: {error}".rstrip(": "))
+            raise _Passing(f"{method} {path}: no answer from Lago ({what})") from None
+        return self._judge(method, path, response, answers)
+
+    def _judge(self, method: str, path: str, response: httpx.Response, answers: Collection[int]) -> Answer:
+        status = response.status_code
+        if status == 429:
+            raise _RateLimited(_reset_seconds(response.headers))
+        body = _json_object(response.content)
+        if 200 <= status < 300 and body is not None:
+            return Answer(status, body, "")
+        if 200 <= status < 300 and method == "POST" and not response.content:
+            return Answer(status, {}, "")  # Lago's ingest host answers a single event with nothing at all
+        excerpt = " ".join(self._redacted(response.text).split())[:_EXCERPT]
+        if 200 <= status < 300:
+            raise self._wrong_address(method, path, f"{status} without a JSON object", excerpt)
+        if status in answers:
+            return Answer(status, body, excerpt)
+        if 300 <= status < 400:
+            target = urlsplit(response.headers.get("Location", ""))
+            where = f"{status}, a redirect to {target.scheme}://{target.hostname}{target.path}"
+            raise self._wrong_address(method, path, self._redacted(where), "")
+        if status == 404:
+            raise self._wrong_address(method, path, "404", excerpt)
+        said = f"{method} {path} answered {status}" + (f": {excerpt}" if excerpt else "")
+        if status == 401:
+            raise self._refused(
+                f"Lago does not know the key in LAGO_API_KEY ({said}). Copy it from Lago's API keys"
+            )
+        if status == 403:
+            raise self._refused(
+                f"LAGO_API_KEY lacks a permission ({said}). Let the key read and write events, and read "
+                f"billable metrics, plans, subscriptions, customers and invoices"
+            )
+        if status >= 500 or status in (408, 425):
+            raise _Passing(said)
+        raise self._refused(said)
+
+    def _wrong_address(self, method: str, path: str, answered: str, excerpt: str) -> ReconcileError:
+        quoted = f": {excerpt}" if excerpt else ""
+        return self._refused(
+            f"LAGO_API_BASE does not lead to Lago's API ({method} {path} answered {answered}{quoted}). "
+            f"Give the API's own address without /api/v1, such as http://localhost:3000"
+        )
+
+    def _refused(self, message: str) -> ReconcileError:
+        """A wrong answer: final before the run, worth holding the request for once the run is under way."""
+        return PreflightError(message) if self._preflight else _Passing(message)
+
+    def _redacted(self, text: str) -> str:
+        """Servers have been seen to echo a request's headers on their error pages."""
+        return text.replace(self._key, "[LAGO_API_KEY]")
+
+
+def segment(text: str) -> str:
+    """An ID as one segment of a path: `/`, `?` and `#` encoded, and never `.` or `..`."""
+    return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")
+
+
+def following(body: dict[str, Any] | None, page: int) -> int | None:
+    """The page after `page` by the answer's meta, or None at the end. Meta fields may be missing."""
+    meta = as_dict((body or {}).get("meta"))
+    if "next_page" in meta:
+        candidate = as_int(meta["next_page"])
+        return candidate if candidate is not None and candidate > page else None
+    total_pages = as_int(meta.get("total_pages"))
+    return page + 1 if total_pages is not None and page < total_pages else None
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def as_int(value: object) -> int | None:
+    """An integer from a JSON number or a decimal string; None for anything else."""
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return int(value)
+    return None
+
+
+def as_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _checked_base(base_url: str) -> str:
+    example = "such as http://localhost:3000"
+    try:
+        parts = urlsplit(base_url.strip())
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(f"LAGO_API_BASE is no http or https address: give Lago's own, {example}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingsError(
+            f"LAGO_API_BASE takes no user name, query or fragment: give the bare address, {example}"
+        )
+    return base_url.strip().rstrip("/")
+
+
+def _checked_key(api_key: str) -> str:
+    # httpx would quote a key that cannot stand in a header in its error.
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise SettingsError(
+            "LAGO_API_KEY is empty, or holds a character that a key cannot have (a space, a line break): "
+            "copy it again from Lago's API keys"
+        )
+    return api_key
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _reset_seconds(headers: httpx.Headers) -> float | None:
+    """Seconds until the limit opens: Lago Cloud's X-RateLimit-Reset, or a proxy's Retry-After."""
+    for name in ("X-RateLimit-Reset", "Retry-After"):
+        with suppress(KeyError, ValueError):
+            seconds = float(headers[name])
+            if 0 <= seconds < float("inf"):
+                return seconds
+    return None
