@@ -14,6 +14,9 @@ from typing import Any
 
 import pandas as pd
 
+from reconcile.money import add, decimal_of
+from reconcile.money import plain as money
+
 SCHEMA_VERSION = 1
 
 ROW_CLASSES = (
@@ -65,7 +68,7 @@ class RowTotals:
     def __add__(self, other: RowTotals) -> RowTotals:
         return RowTotals(
             self.count + other.count,
-            self.spend + other.spend,
+            add((self.spend, other.spend)),
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
         )
@@ -85,7 +88,7 @@ class EventTotals:
     spend: Decimal = Decimal(0)
 
     def __add__(self, other: EventTotals) -> EventTotals:
-        return EventTotals(self.count + other.count, self.spend + other.spend)
+        return EventTotals(self.count + other.count, add((self.spend, other.spend)))
 
     def as_json(self) -> dict[str, Any]:
         return {"count": self.count, "spend": money(self.spend)}
@@ -293,21 +296,6 @@ class Document:
             },
             "fault": None if self.fault is None else {"kind": self.fault.kind, "message": self.fault.message},
         }
-
-
-def money(amount: Decimal) -> str:
-    """Plain decimal notation to the last digit, without trailing zeros: `0.0000051`, `12.3`, `0`."""
-    text = format(amount, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
-
-
-def decimal_of(value: float) -> Decimal:
-    """The shortest decimal that reads back to the same double; 0 for NaN, infinite and negative amounts."""
-    if not (0 <= value < float("inf")):
-        return Decimal(0)
-    return Decimal(repr(float(value)))
 
 
 def instant(moment: datetime) -> str:

@@ -1,0 +1,118 @@
+"""What "equal content" means: rows and events as small integer codes that can be compared and grouped. Pure.
+
+A live event equals a row when its model is the row's without the provider prefix or the row's `model_group`, its cost
+is the same double or within 1e-9 relative (null is 0), and its token counts, where it carries them, are the row's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reconcile.classify.frames import ALL_TOKENS, TOKENS
+from reconcile.classify.pairing import Ints
+
+COST_TOLERANCE = 1e-9
+
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """One code per item of both sides; equal codes mean equal values, a negative one equals nothing."""
+
+    rows: Ints
+    events: Ints
+
+    def at(self, rows: Ints, events: Ints) -> Codes:
+        return Codes(self.rows[rows], self.events[events])
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The comparable content of a set of rows and live events.
+
+    `models[0]` codes the rows' bare models, the further ones their other names; each carries the same codes for the
+    events. `tokens` compares the counts that the bits of its key name; `carried` holds those bits per event.
+    """
+
+    subscription: Codes
+    models: tuple[Codes, ...]
+    cost: Codes
+    tokens: dict[int, Codes]
+    carried: Ints
+
+    def masks(self) -> list[int]:
+        """The kinds of events by the token counts they carry: the most telling first."""
+        return sorted(self.tokens, key=lambda mask: (-mask.bit_count(), mask))
+
+
+def content(rows: pd.DataFrame, events: pd.DataFrame) -> Content:
+    """Codes for compact rows and events."""
+    event_models = events["model"].to_numpy(np.int64)
+    models = [Codes(rows["model"].to_numpy(np.int64), event_models)]
+    for name in ("group", "part"):
+        others = rows[name].to_numpy(np.int64)
+        if (others >= 0).any():
+            models.append(Codes(others, event_models))
+    carried = events["carried"].to_numpy(np.int64)
+    return Content(
+        subscription=Codes(rows["subscription"].to_numpy(np.int64), events["subscription"].to_numpy(np.int64)),
+        models=tuple(models),
+        cost=_cost_codes(rows, events),
+        tokens={mask: _token_codes(rows, events, mask) for mask in {ALL_TOKENS, *np.unique(carried).tolist()}},
+        carried=carried,
+    )
+
+
+def join(*parts: Codes) -> Codes:
+    """Codes of the combination; an item with a negative part equals nothing and stays negative."""
+    rows, events = parts[0].rows, parts[0].events
+    for part in parts[1:]:
+        size = int(max(part.rows.max(initial=0), part.events.max(initial=0))) + 1
+        mixed = np.concatenate((_mix(rows, part.rows, size), _mix(events, part.events, size)))
+        codes = pd.factorize(mixed)[0].astype(np.int64)
+        codes[mixed < 0] = -1
+        rows, events = codes[: len(rows)], codes[len(rows) :]
+    return Codes(rows, events)
+
+
+def _mix(left: Ints, right: Ints, size: int) -> Ints:
+    return np.where((left < 0) | (right < 0), -1, left * size + right)
+
+
+def same_cost(left: Doubles, right: Doubles) -> Bools:
+    """Equal doubles, or within 1e-9 relative."""
+    finite = np.isfinite(left) & np.isfinite(right)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(left - right) <= COST_TOLERANCE * np.maximum(np.abs(left), np.abs(right))
+    return np.asarray(finite & ((left == right) | near))
+
+
+def _cost_codes(rows: pd.DataFrame, events: pd.DataFrame) -> Codes:
+    """Costs that follow one another within the tolerance share a code; what is no amount has none."""
+    costs = np.concatenate((rows["spend"].to_numpy(np.float64), events["cost"].to_numpy(np.float64)))
+    usable = np.isfinite(costs)
+    distinct, places = np.unique(costs[usable], return_inverse=True)
+    gaps = np.diff(distinct) > COST_TOLERANCE * np.maximum(np.abs(distinct[1:]), np.abs(distinct[:-1]))
+    cluster = np.concatenate(([0], np.cumsum(gaps))) if len(distinct) else np.empty(0, np.int64)
+    codes = np.full(len(costs), -1, np.int64)
+    codes[usable] = cluster[places]
+    return Codes(codes[: len(rows)], codes[len(rows) :])
+
+
+def _token_codes(rows: pd.DataFrame, events: pd.DataFrame, mask: int) -> Codes:
+    """Codes of the token counts that `mask` names; events that do not carry them all equal nothing."""
+    result = Codes(np.zeros(len(rows), np.int64), np.zeros(len(events), np.int64))
+    for bit, name in enumerate(TOKENS):
+        if not mask & (1 << bit):
+            continue
+        both = np.concatenate((rows[name].to_numpy(np.float64), events[name].to_numpy(np.float64)))
+        codes = pd.factorize(both)[0].astype(np.int64)  # an absent count is NaN, and has the code -1
+        part = Codes(codes[: len(rows)], codes[len(rows) :])
+        result = join(result, part)
+    return Codes(result.rows, np.where(events["malformed"].to_numpy(bool), -1, result.events))

@@ -1,0 +1,202 @@
+"""One-to-one pairs of rows and events that are equal in content and near in time. Pure: arrays in, arrays out.
+
+Items of one key are equal; a row at time t reaches the events stamped within `[t - before, t + after]`. Per key the
+largest possible number of pairs is found, and among those choices the one with the smallest total distance in time:
+so the row whose event is truly missing is the one left over wherever time can tell, and a neighbour just outside what
+was read cannot push a whole chain of identical requests one place along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Names = Callable[[Ints], list[Any]]  # what orders the items at the given positions where their times are equal
+
+# A segment whose table of choices is larger than this is paired first come, first served: the number of pairs stays
+# the largest possible, only the nearness is not minimized.
+_CELLS = 4_000_000
+
+
+class Reach(NamedTuple):
+    """How far, in milliseconds, an event may be stamped before and after its row's usage time."""
+
+    before: int
+    after: int
+
+    @property
+    def span(self) -> int:
+        return max(self.before, self.after)
+
+
+def order(keys: Ints, times: Ints, names: Names) -> Ints:
+    """Positions in order of key, time and name; names are looked at only where key and time are equal."""
+    by_time = np.lexsort((times, keys))
+    sorted_keys, sorted_times = keys[by_time], times[by_time]
+    tied = (sorted_keys[1:] == sorted_keys[:-1]) & (sorted_times[1:] == sorted_times[:-1])
+    if not tied.any():
+        return by_time
+    in_run = np.concatenate(([False], tied)) | np.concatenate((tied, [False]))
+    run = np.cumsum(np.concatenate(([True], ~tied)))
+    places = np.flatnonzero(in_run)
+    members = by_time[places]
+    run, name = run[places].tolist(), names(members)
+    by_name = sorted(range(len(members)), key=lambda i: (run[i], name[i]))
+    by_time[places] = members[by_name]
+    return by_time
+
+
+def pair(
+    row_keys: Ints,
+    row_times: Ints,
+    row_names: Names,
+    event_keys: Ints,
+    event_times: Ints,
+    event_names: Names,
+    reach: Reach,
+) -> tuple[Ints, Ints]:
+    """Positions of the paired rows and of their events, element by element.
+
+    Keys are codes from 0; times are milliseconds since 1970; names break ties, so that the result does not depend on
+    the order of the input.
+    """
+    none = np.empty(0, np.int64)
+    if not len(row_keys) or not len(event_keys):
+        return none, none
+    size = int(max(row_keys.max(), event_keys.max())) + 1
+    on_both = (np.bincount(row_keys, minlength=size) > 0) & (np.bincount(event_keys, minlength=size) > 0)
+    rows = np.flatnonzero(on_both[row_keys])
+    events = np.flatnonzero(on_both[event_keys])
+    if not len(rows):
+        return none, none
+    rows = rows[order(row_keys[rows], row_times[rows], lambda at: row_names(rows[at]))]
+    events = events[order(event_keys[events], event_times[events], lambda at: event_names(events[at]))]
+    row_segment, event_segment = segments(
+        row_keys[rows], row_times[rows], event_keys[events], event_times[events], reach
+    )
+    count = int(max(row_segment[-1], event_segment[-1])) + 1
+    row_counts = np.bincount(row_segment, minlength=count)
+    event_counts = np.bincount(event_segment, minlength=count)
+
+    # As many rows as events, and each within reach when taken in order: no choice is nearer.
+    even = row_counts == event_counts
+    even_rows, even_events = rows[even[row_segment]], events[even[event_segment]]
+    distance = event_times[even_events] - row_times[even_rows]
+    in_reach = (distance >= -reach.before) & (distance <= reach.after)
+    even[event_segment[even[event_segment]][~in_reach]] = False
+    settled = even[row_segment]
+    paired_rows, paired_events = [rows[settled]], [events[even[event_segment]]]
+
+    row_start = np.concatenate(([0], np.cumsum(row_counts)))
+    event_start = np.concatenate(([0], np.cumsum(event_counts)))
+    for segment in np.flatnonzero(~even & (row_counts > 0) & (event_counts > 0)).tolist():
+        own_rows = rows[row_start[segment] : row_start[segment + 1]]
+        own_events = events[event_start[segment] : event_start[segment + 1]]
+        left, right = nearest(row_times[own_rows].tolist(), event_times[own_events].tolist(), reach)
+        paired_rows.append(own_rows[left])
+        paired_events.append(own_events[right])
+    return np.concatenate(paired_rows), np.concatenate(paired_events)
+
+
+def segments(
+    row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Ints, reach: Reach
+) -> tuple[Ints, Ints]:
+    """Numbers of the stretches of one key that no pair can cross: cut where nothing happens for longer than reach.
+
+    All four are ordered by key and time; the numbers rise in that order.
+    """
+    keys = np.concatenate((row_keys, event_keys))
+    times = np.concatenate((row_times, event_times))
+    merged = np.lexsort((times, keys))
+    sorted_keys, sorted_times = keys[merged], times[merged]
+    cut = (sorted_keys[1:] != sorted_keys[:-1]) | (sorted_times[1:] - sorted_times[:-1] > reach.span)
+    numbers = np.empty(len(keys), np.int64)
+    numbers[merged] = np.concatenate(([0], np.cumsum(cut)))
+    return numbers[: len(row_keys)], numbers[len(row_keys) :]
+
+
+def nearest(rows: list[int], events: list[int], reach: Reach) -> tuple[list[int], list[int]]:
+    """The largest number of pairs of two sorted lists of times, and among those the least total distance.
+
+    Pairs of such a choice never need to cross, so a table over (rows looked at, events looked at) finds it. Only the
+    events in reach of a row are looked at for it.
+    """
+    low, high = _reachable(rows, events, reach)
+    width = max(stop - start for start, stop in zip(low, high, strict=True)) + 1
+    if len(rows) * width > _CELLS:
+        return _first_come(rows, events, reach)
+    # A pair is worth more than all distances together, so that more pairs always win.
+    worth = reach.span * (min(len(rows), len(events)) + 1) + 1
+    # tables[i][c - start]: the best value when the first i + 1 rows and the first c events were looked at; below
+    # `start` no later row reaches any event, and above the end of the table nothing is gained.
+    tables: list[tuple[int, list[int]]] = []
+    start, table = 0, [0]
+    for row, (first, stop) in enumerate(zip(low, high, strict=True)):
+        time = rows[row]
+        before_start, before = start, table
+        last = len(before) - 1
+        start, table = first, []
+        best = 0
+        for looked_at in range(first, stop + 1):
+            place = min(looked_at - before_start, last)
+            value = before[place]
+            if looked_at > first:
+                value = max(value, best)
+                taken = min(looked_at - 1 - before_start, last)
+                value = max(value, before[taken] + worth - abs(events[looked_at - 1] - time))
+            table.append(value)
+            best = value
+        tables.append((start, table))
+
+    left: list[int] = []
+    right: list[int] = []
+    row, looked_at = len(rows) - 1, high[-1]
+    while row >= 0:
+        start, table = tables[row]
+        if looked_at < start:
+            row -= 1
+            continue
+        place = min(looked_at - start, len(table) - 1)
+        looked_at = start + place
+        value = table[place]
+        previous_start, previous = tables[row - 1] if row else (0, [0])
+        if value == previous[min(looked_at - previous_start, len(previous) - 1)]:
+            row -= 1
+        elif place and value == table[place - 1]:
+            looked_at -= 1
+        else:
+            left.append(row)
+            right.append(looked_at - 1)
+            row -= 1
+            looked_at -= 1
+    return left[::-1], right[::-1]
+
+
+def _reachable(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[list[int], list[int]]:
+    """For each row the half-open range of the events in reach."""
+    times = np.asarray(events)
+    wanted = np.asarray(rows)
+    low = np.searchsorted(times, wanted - reach.before, side="left")
+    high = np.searchsorted(times, wanted + reach.after, side="right")
+    return low.tolist(), high.tolist()
+
+
+def _first_come(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[list[int], list[int]]:
+    left, right = [], []
+    row = event = 0
+    while row < len(rows) and event < len(events):
+        distance = events[event] - rows[row]
+        if distance < -reach.before:
+            event += 1
+        elif distance > reach.after:
+            row += 1
+        else:
+            left.append(row)
+            right.append(event)
+            row += 1
+            event += 1
+    return left, right
