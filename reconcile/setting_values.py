@@ -63,9 +63,7 @@ class Database:
         """User, hosts, database and schema, as a URL that may be shown."""
         parts = self._parts()
         user = f"{quote(parts['user'], safe='')}@" if "user" in parts else ""
-        hosts = parts.get("host", "").split(",")
-        ports = parts.get("port", "").split(",")
-        ports = ports * len(hosts) if len(ports) == 1 else ports
+        hosts, ports = (parts.get(name, "").split(",") for name in ("host", "port"))
         places = ",".join(
             (f"[{host}]" if ":" in host else quote(host, safe="")) + (f":{port}" if port else "")
             for host, port in zip(hosts, ports, strict=False)
@@ -74,7 +72,11 @@ class Database:
         return f"postgresql://{user}{places}/{quote(parts.get('dbname', ''), safe='')}{schema}"
 
     def _parts(self) -> dict[str, str]:
-        return {name: str(value) for name, value in conninfo_to_dict(self.libpq).items()}
+        parts = {name: str(value) for name, value in conninfo_to_dict(self.libpq).items()}
+        hosts, ports = (parts.get(name, "").split(",") for name in ("host", "port"))
+        if len(ports) == 1 < len(hosts):  # libpq takes one port for all hosts, SQLAlchemy does not
+            parts["port"] = ",".join(ports * len(hosts))
+        return parts
 
     def __str__(self) -> str:
         return self.display
@@ -106,8 +108,8 @@ def database(text: str) -> Database:
     libpq = f"postgresql://{login}{at}{hosts}{slash}{path}" + (f"?{kept}" if kept else "")
     try:
         ports = str(conninfo_to_dict(libpq).get("port", "")).split(",")
-    except psycopg.ProgrammingError:
-        ports = ["not understood"]  # libpq's own message holds the URL: let go of it
+    except (psycopg.ProgrammingError, UnicodeDecodeError):
+        ports = ["not understood"]  # these exceptions hold parts of the URL: let go of them
     if not all(re.fullmatch("[0-9]{0,5}", port) and int(port or 1) in range(1, 65536) for port in ports):
         raise ValueError("is not a Postgres URL; in user and password write / ? # % as %2F %3F %23 %25")
     return Database(schema=(schemas or [""])[-1] or "public", libpq=libpq)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, PlainSerializer, PlainValidator, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -35,8 +35,8 @@ _CHARGE_COLUMNS = {
 _CLASSES = tuple(dict.fromkeys(ROW_CLASSES + EVENT_CLASSES))
 _EMPTY_COUNTS = "RECONCILE_FAIL_ON"  # elsewhere an empty value is no value
 
-# A dump of the settings shows a database as a report may show it.
-_Database = Annotated[Database, PlainValidator(values.database), PlainSerializer(str)]
+# `PlainSerializer(str)`: a dump of the settings shows a value as a report may show it.
+_Database = Annotated[Database, BeforeValidator(values.database), PlainSerializer(str)]
 
 
 def _setting(name: str, default: str | None, meaning: str, example: str) -> Any:
@@ -47,6 +47,10 @@ def _setting(name: str, default: str | None, meaning: str, example: str) -> Any:
 
 def _unless_empty(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: parse(text) if text else None
+
+
+def _log_level(text: str) -> str:
+    return values.one_of("debug", "info", "warning", "error")(text.lower())
 
 
 def _fail_on(text: str) -> frozenset[str]:
@@ -72,19 +76,19 @@ class Settings(BaseSettings):
         "parameters are ignored",
         "postgresql://litellm:password@localhost:5432/litellm",
     )
-    lago_api_base: Annotated[str, PlainValidator(values.lago_address)] = _setting(
+    lago_api_base: Annotated[str, BeforeValidator(values.lago_address)] = _setting(
         "LAGO_API_BASE",
         None,
         "Address of Lago; `/api/v1` is appended",
         "http://localhost:3000",
     )
-    lago_api_key: Annotated[SecretStr, PlainValidator(values.api_key)] = _setting(
+    lago_api_key: Annotated[SecretStr, BeforeValidator(values.api_key)] = _setting(
         "LAGO_API_KEY",
         None,
         "Key of Lago's API; never printed, logged or stored",
         "your-lago-api-key",
     )
-    event_code: Annotated[str, PlainValidator(str)] = _setting(
+    event_code: Annotated[str, BeforeValidator(str)] = _setting(
         "LAGO_API_EVENT_CODE",
         None,
         "Code of the billable metric in Lago",
@@ -92,7 +96,7 @@ class Settings(BaseSettings):
     )
     charge_by: Annotated[
         Literal["end_user_id", "user_id", "team_id", "organization_id"],
-        PlainValidator(values.one_of(*_CHARGE_COLUMNS)),
+        BeforeValidator(values.one_of(*_CHARGE_COLUMNS)),
     ] = _setting(
         "LAGO_API_CHARGE_BY",
         "end_user_id",
@@ -101,7 +105,7 @@ class Settings(BaseSettings):
     )
     id_kind: Annotated[
         Literal["external_subscription_id", "external_customer_id"],
-        PlainValidator(values.one_of("external_subscription_id", "external_customer_id")),
+        BeforeValidator(values.one_of("external_subscription_id", "external_customer_id")),
     ] = _setting(
         "RECONCILE_ID_KIND",
         "external_subscription_id",
@@ -110,92 +114,92 @@ class Settings(BaseSettings):
         "external_customer_id",
     )
     state_url: Annotated[
-        Database | None, PlainValidator(_unless_empty(values.database)), PlainSerializer(values.written)
+        Database | None, BeforeValidator(_unless_empty(values.database)), PlainSerializer(values.written)
     ] = _setting(
         "RECONCILE_STATE_URL",
         "",
         "Postgres for the job's own schema `reconcile`; empty: the database of `DATABASE_URL`",
         "postgresql://reconcile:password@localhost:5432/billing",
     )
-    time_zone: Annotated[ZoneInfo, PlainValidator(values.time_zone), PlainSerializer(str)] = _setting(
+    time_zone: Annotated[ZoneInfo, BeforeValidator(values.time_zone)] = _setting(
         "RECONCILE_TIMEZONE",
         "UTC",
         "IANA zone of the dates on the command line, in cron.yaml and in reports",
         "Europe/Berlin",
     )
-    lookback: Annotated[timedelta, PlainValidator(values.duration("1m"))] = _setting(
+    lookback: Annotated[timedelta, BeforeValidator(values.duration("1m"))] = _setting(
         "RECONCILE_LOOKBACK",
         "72h",
         "`run` covers `[now - lag - lookback, now - lag)`",
         "7d",
     )
-    lag: Annotated[timedelta, PlainValidator(values.duration("0s"))] = _setting(
+    lag: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
         "RECONCILE_LAG",
         "15m",
         "Rows younger than this may still be in LiteLLM's write queue",
         "30m",
     )
-    max_call: Annotated[timedelta, PlainValidator(values.duration("0s"))] = _setting(
+    max_call: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
         "RECONCILE_MAX_CALL",
         "24h",
         "A call may have begun this long before its usage time",
         "48h",
     )
-    match_before: Annotated[timedelta, PlainValidator(values.duration("0s"))] = _setting(
+    match_before: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
         "RECONCILE_MATCH_BEFORE",
         "30s",
         "A live event may be stamped this much before the row's usage time",
         "10s",
     )
-    match_after: Annotated[timedelta, PlainValidator(values.duration("0s"))] = _setting(
+    match_after: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
         "RECONCILE_MATCH_AFTER",
         "120s",
         "A live event may be stamped this much after the row's usage time",
         "5m",
     )
-    uncovered: Annotated[Literal["hold", "push"], PlainValidator(values.one_of("hold", "push"))] = _setting(
+    uncovered: Annotated[Literal["hold", "push"], BeforeValidator(values.one_of("hold", "push"))] = _setting(
         "RECONCILE_UNCOVERED",
         "hold",
         "`hold` or `push` rows that no Lago subscription covers at their usage time",
         "push",
     )
-    late: Annotated[Literal["hold", "push"], PlainValidator(values.one_of("hold", "push"))] = _setting(
+    late: Annotated[Literal["hold", "push"], BeforeValidator(values.one_of("hold", "push"))] = _setting(
         "RECONCILE_LATE",
         "hold",
         "`hold` or `push` rows whose billing period Lago has already closed",
         "push",
     )
-    concurrency: Annotated[int, PlainValidator(values.whole_number(1, 64))] = _setting(
+    concurrency: Annotated[int, BeforeValidator(values.whole_number(1, 64))] = _setting(
         "RECONCILE_CONCURRENCY",
         "8",
         "Requests to Lago in flight, 1 to 64",
         "4",
     )
-    fail_on: Annotated[frozenset[str], PlainValidator(_fail_on)] = _setting(
+    fail_on: Annotated[frozenset[str], BeforeValidator(_fail_on)] = _setting(
         _EMPTY_COUNTS,
         "mismatched,misdirected,duplicate,orphan,rejected,held",
         "Classes that make the exit code 1; `missing` always does, so an empty value means `missing` alone",
         "mismatched,misdirected,duplicate",
     )
-    slice_length: Annotated[timedelta, PlainValidator(values.duration("1m", "7d"))] = _setting(
+    slice_length: Annotated[timedelta, BeforeValidator(values.duration("1m", "7d"))] = _setting(
         "RECONCILE_SLICE",
         "1h",
         "Length of the slices that a window is worked through in, 1m to 7d; bounds the memory",
         "15m",
     )
-    page_size: Annotated[int, PlainValidator(values.whole_number(1, 10_000))] = _setting(
+    page_size: Annotated[int, BeforeValidator(values.whole_number(1, 10_000))] = _setting(
         "RECONCILE_PAGE_SIZE",
         "1000",
         "Events per page asked of Lago, 1 to 10000",
         "100",
     )
-    timeout: Annotated[timedelta, PlainValidator(values.duration("1s", "1h"))] = _setting(
+    timeout: Annotated[timedelta, BeforeValidator(values.duration("1s", "1h"))] = _setting(
         "RECONCILE_TIMEOUT",
         "30s",
         "How long one request to Lago may take, 1s to 1h",
         "1m",
     )
-    recheck: Annotated[timedelta, PlainValidator(values.duration("0s"))] = _setting(
+    recheck: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
         "RECONCILE_RECHECK",
         "35d",
         'How far back the hours of `"startTime"` are counted again for late rows',
@@ -203,7 +207,7 @@ class Settings(BaseSettings):
     )
     events_store: Annotated[
         Literal["auto", "postgres", "clickhouse"],
-        PlainValidator(values.one_of("auto", "postgres", "clickhouse")),
+        BeforeValidator(values.one_of("auto", "postgres", "clickhouse")),
     ] = _setting(
         "RECONCILE_EVENTS_STORE",
         "auto",
@@ -211,19 +215,19 @@ class Settings(BaseSettings):
         "/organizations` says (Lago 1.47 and later), else `postgres`",
         "clickhouse",
     )
-    visible_within: Annotated[timedelta, PlainValidator(values.duration("0s", "1d"))] = _setting(
+    visible_within: Annotated[timedelta, BeforeValidator(values.duration("0s", "1d"))] = _setting(
         "RECONCILE_VISIBLE_WITHIN",
         "120s",
         "How long new events may take to show up when Lago is read back, at most 1d",
         "5m",
     )
-    exclude: Annotated[frozenset[str], PlainValidator(values.some_of("cache_hit", "zero_cost"))] = _setting(
+    exclude: Annotated[frozenset[str], BeforeValidator(values.some_of("cache_hit", "zero_cost"))] = _setting(
         "RECONCILE_EXCLUDE",
         "",
         "Rows that are not billable besides failed requests: `cache_hit`, `zero_cost`",
         "cache_hit,zero_cost",
     )
-    push_doubtful: Annotated[frozenset[str], PlainValidator(values.some_of("mismatched", "misdirected"))] = (
+    push_doubtful: Annotated[frozenset[str], BeforeValidator(values.some_of("mismatched", "misdirected"))] = (
         _setting(
             "RECONCILE_PUSH_DOUBTFUL",
             "",
@@ -232,7 +236,7 @@ class Settings(BaseSettings):
             "mismatched",
         )
     )
-    properties: Annotated[Mapping[str, str], PlainValidator(values.properties)] = _setting(
+    properties: Annotated[Mapping[str, str], BeforeValidator(values.properties)] = _setting(
         "RECONCILE_PROPERTIES",
         "",
         "Properties that an event carries, as `name` or `name=sent_name`; empty: `model`, "
@@ -240,30 +244,29 @@ class Settings(BaseSettings):
         "`output_tokens`, `request_id`",
         "model,response_cost=cost",
     )
-    precise_amount: Annotated[Decimal | None, PlainValidator(_unless_empty(values.factor))] = _setting(
+    precise_amount: Annotated[Decimal | None, BeforeValidator(_unless_empty(values.factor))] = _setting(
         "RECONCILE_PRECISE_AMOUNT",
         "",
         "A decimal factor; when set, each event carries `precise_total_amount_cents` = spend × 100 "
         "× factor, for Lago's dynamic charges",
         "1.2",
     )
-    language: Annotated[Literal["en", "zh-CN"], PlainValidator(values.one_of("en", "zh-CN"))] = _setting(
+    language: Annotated[Literal["en", "zh-CN"], BeforeValidator(values.one_of("en", "zh-CN"))] = _setting(
         "RECONCILE_LANG",
         "en",
         "Language of reports: `en` or `zh-CN`",
         "zh-CN",
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        PlainValidator(values.one_of("debug", "info", "warning", "error")),
-    ] = _setting(
-        "RECONCILE_LOG_LEVEL",
-        "info",
-        "Least level that is logged: `debug`, `info`, `warning` or `error`",
-        "debug",
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = (
+        _setting(
+            "RECONCILE_LOG_LEVEL",
+            "info",
+            "Least level that is logged: `debug`, `info`, `warning` or `error`",
+            "debug",
+        )
     )
     log_format: Annotated[
-        Literal["auto", "human", "json"], PlainValidator(values.one_of("auto", "human", "json"))
+        Literal["auto", "human", "json"], BeforeValidator(values.one_of("auto", "human", "json"))
     ] = _setting(
         "RECONCILE_LOG_FORMAT",
         "auto",
@@ -337,8 +340,8 @@ def load(
     """Read the settings. What is named by attribute in `overrides` and not None wins over everything.
 
     The environment (`os.environ` unless given) wins over the file; a missing file is no error. An empty
-    value is no value, except for `RECONCILE_FAIL_ON`; an empty override is wrong. Raises SettingsError with one
-    line for each wrong setting, and no secret in it.
+    value is no value, except for `RECONCILE_FAIL_ON`; an empty override is wrong. Raises SettingsError
+    with one line for each wrong setting, and no secret in it.
     """
     environ = os.environ if environ is None else environ
     names = _names()
