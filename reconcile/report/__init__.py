@@ -15,7 +15,7 @@ import orjson
 
 from reconcile.document import Document
 from reconcile.errors import UsageError
-from reconcile.report import figures, sheets
+from reconcile.report import figures, page, sheets
 from reconcile.report.words import Words, languages
 
 __all__ = ["FORMATS", "languages", "write"]

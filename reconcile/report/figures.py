@@ -48,6 +48,13 @@ class Sides:
         """LiteLLM's spend that had the outcome `name`."""
         return add(self.row(member).spend for member in OUTCOMES[name])
 
+    def outcome_count(self, name: str) -> int:
+        return sum(self.row(member).count for member in OUTCOMES[name])
+
+    @property
+    def surplus_count(self) -> int:
+        return sum(self.event(name).count for name in SURPLUS)
+
     @property
     def surplus(self) -> Decimal:
         """Money of the events that nothing explains: duplicates and orphans."""
@@ -60,8 +67,7 @@ class Sides:
 
     @property
     def open_count(self) -> int:
-        rows = sum(self.row(name).count for name in OUTCOMES["unbilled"] + OUTCOMES["otherwise"])
-        return rows + sum(self.event(name).count for name in SURPLUS)
+        return self.outcome_count("unbilled") + self.outcome_count("otherwise") + self.surplus_count
 
 
 def sides(of: Document | Group) -> Sides:
@@ -130,7 +136,9 @@ def waterfall(document: Document) -> tuple[Step, ...]:
 def check(document: Document) -> None:
     """Raises `BooksFault` where classes do not add up to their total, or lines to the document's classes."""
     _same("the row classes", [document.rows[name] for name in ROW_CLASSES], document.rows["total"], NO_ROWS)
-    _same("the event classes", [document.events[n] for n in EVENT_CLASSES], document.events["total"], NO_EVENTS)
+    _same(
+        "the event classes", [document.events[n] for n in EVENT_CLASSES], document.events["total"], NO_EVENTS
+    )
     tables = {
         "by charge ID": document.by_charge_id,
         "by model": document.by_model,
@@ -141,7 +149,12 @@ def check(document: Document) -> None:
         for name in ("total", *ROW_CLASSES):
             _same(f"{name} rows {title}", [line.row(name) for line in lines], document.rows[name], NO_ROWS)
         for name in ("total", *EVENT_CLASSES):
-            _same(f"{name} events {title}", [line.event(name) for line in lines], document.events[name], NO_EVENTS)
+            _same(
+                f"{name} events {title}",
+                [line.event(name) for line in lines],
+                document.events[name],
+                NO_EVENTS,
+            )
 
 
 def combined(groups: Iterable[Group]) -> Sides:

@@ -34,9 +34,7 @@ def of(document: Document, words: Words) -> Headline:
         nature=_nature(document, words),
         period=_period(document, words),
         period_short=_period_short(document, words),
-        instants=words.text(
-            "until", first=instant(document.window_from), last=instant(document.window_to)
-        ),
+        instants=words.text("until", first=instant(document.window_from), last=instant(document.window_to)),
         stream=words.text(
             "stream_text",
             event_code=_short(document.event_code, words),
@@ -48,7 +46,8 @@ def of(document: Document, words: Words) -> Headline:
 def present(document: Document) -> list[str]:
     """The discrepancy classes that have a member, most money first."""
     of = {
-        name: document.events[name] if name in figures.SURPLUS else document.rows[name] for name in DISCREPANCY_CLASSES
+        name: document.events[name] if name in figures.SURPLUS else document.rows[name]
+        for name in DISCREPANCY_CLASSES
     }
     return sorted((name for name in of if of[name].count), key=lambda name: of[name].spend.copy_negate())
 

@@ -56,5 +56,7 @@ def _cell(cell: Cell, kind: Kind, words: Words) -> str | int:
     if isinstance(cell, Decimal):
         return money(cell)
     if isinstance(cell, datetime):
-        return cell.astimezone(words.zone).isoformat("T", "milliseconds") if kind == "local" else instant(cell)
+        return (
+            cell.astimezone(words.zone).isoformat("T", "milliseconds") if kind == "local" else instant(cell)
+        )
     return cell.isoformat() if isinstance(cell, date) else cell

@@ -5,7 +5,7 @@ Cells are raw values: exact decimals, codes, aware instants. How they look is ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -19,7 +19,9 @@ from reconcile.report import figures
 from reconcile.report.figures import Sides
 from reconcile.report.words import Words
 
-Kind: TypeAlias = Literal["text", "code", "side", "class", "count", "money", "units", "day", "instant", "local"]
+Kind: TypeAlias = Literal[
+    "text", "code", "side", "class", "count", "money", "units", "day", "instant", "local"
+]
 Cell: TypeAlias = str | int | Decimal | date | datetime | None
 Line: TypeAlias = tuple[Cell, ...]
 
@@ -30,11 +32,12 @@ NUMBERS: Final = ("count", "money", "units")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`key` names it for machines, in every language; `label` is for readers."""
+    """`key` names it for machines, in every language; `label` is for readers, `short` under a heading for its side."""
 
     key: str
     label: str
     kind: Kind
+    short: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +68,16 @@ class _Measure:
     of: Callable[[Sides], Cell]
 
 
-def by_charge_id(document: Document, words: Words) -> Table:
-    return _groups("by-charge-id", words.text("section_charge_ids"), document.by_charge_id, document, words)
+def by_charge_id(document: Document, words: Words, limit: int | None = None) -> Table:
+    return _groups("by-charge-id", words.text("section_charge_ids"), document, words, limit)
 
 
-def by_model(document: Document, words: Words) -> Table:
-    return _groups("by-model", words.text("section_models"), document.by_model, document, words)
+def by_model(document: Document, words: Words, limit: int | None = None) -> Table:
+    return _groups("by-model", words.text("section_models"), document, words, limit)
 
 
-def by_day(document: Document, words: Words) -> Table:
-    return _groups("by-day", words.text("section_days"), document.by_day, document, words)
+def by_day(document: Document, words: Words, limit: int | None = None) -> Table:
+    return _groups("by-day", words.text("section_days"), document, words, limit)
 
 
 def by_charge_id_and_day(document: Document, words: Words) -> Table:
@@ -92,17 +95,35 @@ def by_charge_id_and_day(document: Document, words: Words) -> Table:
     )
 
 
-def largest_first(groups: Iterable[Group]) -> list[Group]:
-    """By LiteLLM's spend, then Lago's, then by name; those without a name last among equals."""
-    return sorted(
+def parts(name: str, document: Document, words: Words, limit: int | None = None) -> list[tuple[Cell, Sides]]:
+    """Head and sides of each line of a table of groups: days in their order, else the largest first.
+
+    By LiteLLM's spend, then Lago's, then by name. Past `limit` lines, the others stand as one.
+    """
+    groups, key = _GROUPED[name](document)
+    ordered = sorted(
         groups,
-        key=lambda g: (
-            g.rows["total"].spend.copy_negate(),
-            g.events["total"].spend.copy_negate(),
-            (g.charge_id is None and g.model is None),
-            g.charge_id or g.model or "",
+        key=lambda group: (
+            group.day or date.min,
+            group.rows["total"].spend.copy_negate() if key != "day" else Decimal(0),
+            group.events["total"].spend.copy_negate() if key != "day" else Decimal(0),
+            group.charge_id or group.model or "",
         ),
     )
+    lines: list[tuple[Cell, Sides]] = [
+        (getattr(group, key), figures.sides(group)) for group in ordered[:limit]
+    ]
+    rest = ordered[len(lines) :]
+    if rest:
+        lines.append((words.text("rest_line", count=words.count(len(rest))), figures.combined(rest)))
+    return lines
+
+
+_GROUPED: Final[Mapping[str, Callable[[Document], tuple[Sequence[Group], str]]]] = {
+    "by-charge-id": lambda document: (document.by_charge_id, "charge_id"),
+    "by-model": lambda document: (document.by_model, "model"),
+    "by-day": lambda document: (document.by_day, "day"),
+}
 
 
 def summary(document: Document, words: Words) -> Table:
@@ -271,7 +292,9 @@ def lago_usage(document: Document, words: Words) -> Table:
         [
             (
                 usage.charge_id,
-                words.text(f"period_{usage.period}") if words.knows(f"period_{usage.period}") else usage.period,
+                words.text(f"period_{usage.period}")
+                if words.knows(f"period_{usage.period}")
+                else usage.period,
                 usage.period_from,
                 usage.period_to,
                 usage.events_units,
@@ -337,9 +360,7 @@ def _difference(left: Decimal, right: Decimal) -> Decimal:
     return add((left, right.copy_negate()))
 
 
-def _groups(name: str, title: str, groups: Sequence[Group], document: Document, words: Words) -> Table:
-    key = {"by-charge-id": "charge_id", "by-model": "model", "by-day": "day"}[name]
-    ordered = sorted(groups, key=lambda g: g.day or date.min) if key == "day" else largest_first(groups)
+def _groups(name: str, title: str, document: Document, words: Words, limit: int | None) -> Table:
     measures = _measures(words)
 
     def line(head: Cell, of: Sides) -> Line:
@@ -348,8 +369,8 @@ def _groups(name: str, title: str, groups: Sequence[Group], document: Document, 
     return Table(
         name,
         title,
-        (_key(key, words), *(measure.column for measure in measures)),
-        [line(getattr(group, key), figures.sides(group)) for group in ordered],
+        (_key(_GROUPED[name](document)[1], words), *(measure.column for measure in measures)),
+        [line(head, of) for head, of in parts(name, document, words, limit)],
         line(words.text("total"), figures.sides(document)),
     )
 
@@ -368,38 +389,50 @@ def _measures(words: Words) -> list[_Measure]:
     def label(key: str, name: str) -> str:
         return words.text(key, label=words.of_class(name).label)
 
+    unit = words.text("col_money")
+
+    def totals(key: str, kind: Kind, of: Callable[[Sides], Cell], short: str | None = None) -> _Measure:
+        return _Measure(Column(key, words.text(f"col_{key}"), kind, short), of)
+
     measures = [
-        _Measure(Column("rows_count", words.text("col_rows_count"), "count"), row("total", "count")),
-        _Measure(Column("rows_spend", words.text("col_rows_spend"), "money"), row("total", "spend")),
-        _Measure(Column("open_spend", words.text("col_open"), "money"), lambda of: of.open),
+        totals("rows_count", "count", row("total", "count")),
+        totals("rows_spend", "money", row("total", "spend"), unit),
+        _Measure(
+            Column("open_spend", words.text("col_open"), "money", words.text("col_open_short")),
+            lambda of: of.open,
+        ),
     ]
     for name in ROW_CLASSES:
         count, spend = label("col_class_count", name), label("col_class_spend", name)
         measures += [
             _Measure(Column(f"{name}_count", count, "count"), row(name, "count")),
-            _Measure(Column(f"{name}_spend", spend, "money"), row(name, "spend")),
+            _Measure(Column(f"{name}_spend", spend, "money", words.of_class(name).label), row(name, "spend")),
         ]
     measures += [
-        _Measure(Column("prompt_tokens", words.text("col_prompt_tokens"), "count"), row("total", "prompt_tokens")),
-        _Measure(
-            Column("completion_tokens", words.text("col_completion_tokens"), "count"),
-            row("total", "completion_tokens"),
-        ),
-        _Measure(Column("events_count", words.text("col_events_count"), "count"), event("total", "count")),
-        _Measure(Column("events_spend", words.text("col_events_spend"), "money"), event("total", "spend")),
+        totals("prompt_tokens", "count", row("total", "prompt_tokens")),
+        totals("completion_tokens", "count", row("total", "completion_tokens")),
+        totals("events_count", "count", event("total", "count")),
+        totals("events_spend", "money", event("total", "spend"), words.text("col_events_spend_short")),
     ]
     for name in EVENT_CLASSES:
         count, spend = label("col_event_class_count", name), label("col_event_class_spend", name)
         measures += [
             _Measure(Column(f"lago_{name}_count", count, "count"), event(name, "count")),
-            _Measure(Column(f"lago_{name}_spend", spend, "money"), event(name, "spend")),
+            _Measure(
+                Column(f"lago_{name}_spend", spend, "money", words.of_class(name).label), event(name, "spend")
+            ),
         ]
     return measures
 
 
 def present_columns(document: Document, table: Table) -> list[str]:
     """The columns of a table of groups, without those of classes that have no member in the document."""
-    empty = {f"{name}_{field}" for name in ROW_CLASSES if not document.rows[name].count for field in ("count", "spend")}
+    empty = {
+        f"{name}_{field}"
+        for name in ROW_CLASSES
+        if not document.rows[name].count
+        for field in ("count", "spend")
+    }
     empty |= {
         f"lago_{name}_{field}"
         for name in EVENT_CLASSES

@@ -94,7 +94,9 @@ def _top(document: Document) -> list[Group]:
 
 
 def _charge_ids(groups: list[Group], words: Words) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=words.text("top_charge_ids"), title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=words.text("top_charge_ids"), title_justify="left"
+    )
     table.add_column(words.text("col_charge_id"), overflow="fold")
     for key in ("col_rows_count", "col_rows_spend", "col_open"):
         table.add_column(words.text(key), justify="right", no_wrap=True)

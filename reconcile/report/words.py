@@ -40,7 +40,9 @@ class Wording:
 
 def languages() -> tuple[str, ...]:
     """The tags of the languages there are, such as `en` and `zh-CN`."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _FILES.iterdir() if entry.name.endswith(".toml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".toml") for entry in _FILES.iterdir() if entry.name.endswith(".toml"))
+    )
 
 
 class Words:
@@ -119,7 +121,9 @@ class Words:
 
     def minute(self, moment: datetime) -> str:
         """To the minute in the report's time zone, without the zone's name."""
-        return format_datetime(moment.astimezone(self.zone), self._formats["minute"], self.zone, locale=self._locale)
+        return format_datetime(
+            moment.astimezone(self.zone), self._formats["minute"], self.zone, locale=self._locale
+        )
 
     def instant(self, moment: datetime) -> str:
         """To the second in the report's time zone, with the offset from UTC, which tells an hour that comes twice."""

@@ -100,7 +100,10 @@ def document(
 ) -> Document:
     """A balanced document. `status` follows from the classes where it is not given."""
     zone = ZoneInfo(time_zone)
-    sided = [*(_of_row(row) for row in rows), *(("events", event.name, event, event.spend) for event in events)]
+    sided = [
+        *(_of_row(row) for row in rows),
+        *(("events", event.name, event, event.spend) for event in events),
+    ]
     sided += [
         ("events", row.name, row, row.event_spend if row.event_spend is not None else row.spend)
         for row in rows
@@ -110,7 +113,11 @@ def document(
     full_rows = {name: whole.rows.get(name, RowTotals()) for name in ("total", *ROW_CLASSES)}
     full_events = {name: whole.events.get(name, EventTotals()) for name in ("total", *EVENT_CLASSES)}
     reasons: dict[str, dict[str, int]] = {"excluded": {"failure": 0}, "held": {}, "rejected": {}}
-    reason_spend: dict[str, dict[str, Decimal]] = {"excluded": {"failure": Decimal(0)}, "held": {}, "rejected": {}}
+    reason_spend: dict[str, dict[str, Decimal]] = {
+        "excluded": {"failure": Decimal(0)},
+        "held": {},
+        "rejected": {},
+    }
     for row in rows:
         if row.reason:
             counts, spends = reasons.setdefault(row.name, {}), reason_spend.setdefault(row.name, {})
@@ -172,9 +179,19 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
     chance = random.Random(5)
     rows: list[Row] = []
     events: list[Event] = []
-    teams = [f"team-{name}" for name in ("atlas", "borealis", "cobalt", "delta", "ember", "fjord", "granite", "harbor")]
+    teams = [
+        f"team-{name}"
+        for name in ("atlas", "borealis", "cobalt", "delta", "ember", "fjord", "granite", "harbor")
+    ]
     teams += ["customer-4711", "customer-4712", "研究-北京", "team\u202ex"]
-    models = ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4", "gemini-2.5-pro", "text-embedding-3-large", "mistral-large"]
+    models = [
+        "gpt-4o",
+        "gpt-4o-mini",
+        "claude-sonnet-4",
+        "gemini-2.5-pro",
+        "text-embedding-3-large",
+        "mistral-large",
+    ]
     seconds = int((end - start).total_seconds())
     rare = (
         ("mismatched", "cost"), ("mismatched", "tokens"), ("misdirected", "other_subscription"), ("missing", "not_sent"),
@@ -188,7 +205,10 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
         if (at.astimezone(zone).weekday() >= 5) and chance.random() < 0.6:
             continue
         spend = f"{chance.lognormvariate(-1.2, 1.4):.7f}"
-        name, reason = chance.choices(("matched_live", "delivered", "matched", "excluded"), (900, 35, 40, 12))[0], ""
+        name, reason = (
+            chance.choices(("matched_live", "delivered", "matched", "excluded"), (900, 35, 40, 12))[0],
+            "",
+        )
         if chance.random() < 0.03:
             name, reason = chance.choice(rare)
         if name == "excluded" and not reason:
@@ -230,7 +250,9 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
         findings=(Finding("lost_request_ids", "14 rows share the request ID 'None'.", 14, Decimal("0.31")),),
     )  # fmt: skip
     then = {**made.rows, "missing": RowTotals(80, Decimal("41.07"), 900, 300)}
-    previous = Previous("2026-11-30T02-15-00Z-11aa", datetime(2026, 11, 30, 2, 17, tzinfo=UTC), then, made.events)
+    previous = Previous(
+        "2026-11-30T02-15-00Z-11aa", datetime(2026, 11, 30, 2, 17, tzinfo=UTC), then, made.events
+    )
     return Document(**{**_fields(made), "previous": previous})
 
 
