@@ -219,7 +219,7 @@ class Http:
                 wait = min(wait, self._retry.rate_limit_wait)
                 if monotonic() + wait > deadline:
                     held = f"{self._retry.rate_limit_seconds:.0f} s"
-                    raise LagoFault(f"{method} {path}: Lago's rate limit stayed closed for {held}") from None
+                    raise LagoFault(f"{method} {path}: Lago's rate limit stays closed for over {held}") from None
                 self._shared.count(retries=1)
                 self._shared.close_gate(wait)
 

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from lago_double import KEY, QUICK, Double, running
+
+from reconcile.lago import Lago
+
+
+@pytest.fixture
+def double() -> Iterator[Double]:
+    """A small Lago on loopback, empty."""
+    with running() as served:
+        yield served
+
+
+@pytest.fixture
+def client(double: Double) -> Iterator[Lago]:
+    """A client for the double that repeats quickly."""
+    with Lago(double.url, KEY, concurrency=4, timeout=5, retry=QUICK) as lago:
+        yield lago

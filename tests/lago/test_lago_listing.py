@@ -1,0 +1,232 @@
+"""Listing: bounds, page sizes, depth, and a whole picture while events arrive."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+from lago_double import KEY, QUICK, Double, Reply, Request, times
+
+from reconcile.errors import LagoFault, PreflightError
+from reconcile.lago import Interrupted, Lago
+
+START = datetime(2026, 11, 20, tzinfo=UTC)
+END = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def event(name: str, at: datetime, subscription: str = "team-a", **properties: Any) -> dict[str, Any]:
+    seconds = (at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1) / 1e6
+    return {
+        "transaction_id": name,
+        "external_subscription_id": subscription,
+        "code": "llm",
+        "timestamp": f"{seconds:.6f}",
+        "properties": properties,
+    }
+
+
+def fill(double: Double, count: int, seed: int = 1, span: timedelta = END - START) -> list[str]:
+    draw = random.Random(seed)
+    names = [f"t{number:05}" for number in range(count)]
+    for name in names:
+        double.add(
+            event(name, START + timedelta(milliseconds=draw.randrange(int(span / timedelta(milliseconds=1)))))
+        )
+    return names
+
+
+def listed(client: Lago, **options: Any) -> list[str]:
+    return sorted(client.list_events("llm", START, END, **options)["transaction_id"])
+
+
+def deepest(double: Double) -> int:
+    return max(request.page for request in double.requests)
+
+
+def test_half_open_to_the_microsecond(double: Double, client: Lago) -> None:
+    us = timedelta(microseconds=1)
+    inside = {"start": START, "late": END - us, "half": END - 500 * us}
+    for name, at in {**inside, "before": START - us, "end": END, "far": END + timedelta(days=1)}.items():
+        double.add(event(name, at))
+    frame = client.list_events("llm", START, END)
+    assert sorted(frame["transaction_id"]) == sorted(inside)
+    assert frame["timestamp"].dt.microsecond.mod(1000).eq(0).all()
+    assert client.count_events("llm", START, END) == 3
+    assert double.requests[0].query["timestamp_from"] == ["2026-11-20T00:00:00.000000Z"]
+    assert double.requests[0].query["timestamp_to"] == ["2026-11-20T23:59:59.999999Z"]
+
+
+def test_a_server_with_coarser_bounds_adds_nothing(double: Double, client: Lago) -> None:
+    double.add(event("in", END - timedelta(milliseconds=1)))
+    double.add(event("out", END))
+
+    def coarse(request: Request) -> Reply | None:
+        request.query["timestamp_to"] = [END.isoformat()]
+        return None
+
+    double.scripts.append(coarse)
+    assert listed(client) == ["in"]
+
+
+def test_other_codes_and_subscriptions_stay_out(double: Double, client: Lago) -> None:
+    double.add(event("a", START))
+    double.add(event("b", START, "team-b"))
+    double.add(event("c", START) | {"code": "other"})
+    assert listed(client) == ["a", "b"]
+    assert listed(client, external_subscription_id="team-b") == ["b"]
+
+
+@pytest.mark.parametrize("cap", [1, 17, 100, 1000])
+def test_any_page_size_and_never_deep(double: Double, client: Lago, cap: int) -> None:
+    double.page_cap = cap
+    names = fill(double, 40 if cap == 1 else 400)
+    assert listed(client) == names
+    assert deepest(double) <= 10
+
+
+def test_a_burst_in_one_instant_is_paged_on(double: Double, client: Lago) -> None:
+    double.page_cap = 3
+    names = [f"t{number:03}" for number in range(100)]
+    for name in names:
+        double.add(event(name, START + timedelta(hours=5)))
+    assert listed(client) == names
+    assert len(double.requests) < 200
+
+
+@pytest.mark.parametrize("store", ["postgres", "clickhouse"])
+def test_events_that_arrive_between_pages(double: Double, client: Lago, store: str) -> None:
+    double.mode = store
+    double.page_cap = 17
+    names = fill(double, 120)
+    arriving = iter(range(20))
+
+    def arrive() -> None:
+        if (number := next(arriving, None)) is not None:
+            double.add(event(f"u{number:02}", END - timedelta(seconds=1 + number)))
+
+    double.before_list = arrive
+    found = Counter(listed(client, store=store))
+    assert set(names) <= set(found)
+    assert set(found.values()) == {1}
+
+
+@pytest.mark.parametrize("store", ["postgres", "clickhouse"])
+def test_events_that_never_stop_arriving(double: Double, client: Lago, store: str) -> None:
+    double.mode = store
+    double.page_cap = 17
+    names = fill(double, 120)
+    draw = random.Random(2)
+    double.before_list = lambda: (
+        double.add(event(f"u{double.clock}", START + timedelta(milliseconds=draw.randrange(86_400_000))))
+        and None
+    )
+    found = Counter(listed(client, store=store))
+    assert set(names) <= set(found)
+    assert set(found.values()) == {1}
+
+
+def test_ties_that_change_their_order_between_pages(double: Double, client: Lago) -> None:
+    double.shuffle_ties = True
+    double.page_cap = 10
+    names = [f"t{number:03}" for number in range(60)]
+    for number, name in enumerate(names):
+        double.add(event(name, START + timedelta(hours=number // 20)))
+    assert listed(client) == names
+
+
+def test_clickhouse_lists_every_copy(double: Double, client: Lago) -> None:
+    double.mode = "clickhouse"
+    double.page_cap = 4
+    for name in ["a", "b", "a", "c", "a", "b", *"defgh"]:
+        double.add(event(name, START + timedelta(hours=ord(name) - ord("a"))))
+    frame = client.list_events("llm", START, END, store="clickhouse")
+    assert Counter(frame["transaction_id"]) == {"a": 3, "b": 2, **dict.fromkeys("cdefgh", 1)}
+
+
+def test_copies_are_kept_though_the_store_is_not_known(double: Double, client: Lago) -> None:
+    double.mode = "clickhouse"
+    for name in ["a", "b", "a"]:
+        double.add(event(name, START))
+    assert listed(client) == ["a", "a", "b"]
+
+
+def test_a_count_that_never_agrees_is_a_fault(double: Double, client: Lago) -> None:
+    def wrong(request: Request) -> Reply | None:
+        reply = double.serve(request)
+        reply.body["meta"]["total_count"] += 1 if reply.body["events"] else 0
+        return reply
+
+    double.add(event("a", START + timedelta(hours=1)))
+    double.scripts.append(wrong)
+    with pytest.raises(LagoFault, match="did not settle"):
+        client.list_events("llm", START, END)
+    assert len(double.requests) < 500
+
+
+@pytest.mark.parametrize(
+    "meta", [["next_page"], ["total_pages", "current_page"], ["next_page", "total_pages"]]
+)
+def test_missing_meta_fields(double: Double, client: Lago, meta: list[str]) -> None:
+    def sparse(request: Request) -> Reply | None:
+        reply = double.serve(request)
+        for name in meta:
+            del reply.body["meta"][name]
+        return reply
+
+    double.page_cap = 7
+    names = fill(double, 100)
+    double.scripts.append(sparse)
+    assert listed(client) == names
+
+
+def test_without_any_meta_nothing_is_taken_for_whole(double: Double, client: Lago) -> None:
+    double.scripts.append(lambda request: Reply(200, {"events": []}))
+    assert listed(client) == []
+    with pytest.raises(LagoFault, match="total_count"):
+        client.count_events("llm", START, END)
+    double.scripts = [lambda request: Reply(200, {"events": [{"transaction_id": "a"}]})]
+    with pytest.raises(LagoFault, match="more pages"):
+        client.list_events("llm", START, END)
+
+
+def test_progress_and_a_fault_on_the_way(double: Double, client: Lago) -> None:
+    double.page_cap = 50
+    names = fill(double, 120)
+    pages: list[int] = []
+    double.scripts.append(times(2, Reply(502, "<html>")))
+    assert listed(client, on_page=pages.append) == names
+    assert sum(pages) == 120
+
+
+def test_stop_between_pages(double: Double) -> None:
+    double.page_cap = 50
+    fill(double, 300)
+    with Lago(double.url, KEY, retry=QUICK) as lago, pytest.raises(Interrupted):
+        lago.list_events("llm", START, END, on_page=lambda _: lago.http.stop.set())
+    assert len(double.requests) == 1
+
+
+def test_preflight_without_permission(double: Double, client: Lago) -> None:
+    double.scripts.append(times(1, Reply(403, {"code": "read_action_not_allowed_for_event"})))
+    with pytest.raises(PreflightError, match="permission"):
+        client.preflight.count_events("llm", START, END)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(START, START), (END, START), (START + timedelta(microseconds=1), END)], ids=str
+)
+def test_bounds_that_make_no_interval(client: Lago, start: datetime, end: datetime) -> None:
+    with pytest.raises(ValueError, match=r"empty|millisecond"):
+        client.list_events("llm", start, end)
+
+
+def test_an_empty_listing_has_the_same_columns(double: Double, client: Lago) -> None:
+    empty = client.list_events("llm", START, END)
+    double.add(event("a", START, model="gpt", response_cost=0.5, prompt_tokens=1, request_id="r"))
+    full = client.list_events("llm", START, END)
+    assert len(empty) == 0
+    pd.testing.assert_series_equal(empty.dtypes, full.dtypes)
