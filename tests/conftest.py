@@ -1,15 +1,34 @@
-"""Real parts for every test: a Postgres server, a fresh database with LiteLLM's schema."""
+"""Real parts for every test: a Postgres server, a fresh database with LiteLLM's schema, a Lago over HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
+from reconcile.sandbox.lago import LagoStandIn, Organization
+from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.litellm_schema import migrate
 from reconcile.sandbox.postgres import create_database, drop_database, postgres
+from reconcile.sandbox.servers import lago_server
 
 TEMPLATE = "litellm_template"
+LAGO_KEY = "lago-test-key-3f9c"
+
+
+@dataclass(frozen=True, slots=True)
+class Lago:
+    """A running Lago of one organization. `url` is what LAGO_API_BASE takes; `key` opens the organization."""
+
+    url: str
+    key: str
+    stand_in: LagoStandIn
+    organization: Organization
+
+    @property
+    def faults(self) -> Faults:
+        return self.stand_in.faults
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +59,23 @@ def empty_database_url(postgres_url: str) -> Iterator[str]:
     url = create_database(postgres_url)
     yield url
     drop_database(postgres_url, url.rsplit("/", 1)[1])
+
+
+@pytest.fixture
+def lago(empty_database_url: str) -> Iterator[Lago]:
+    """A Lago on a Postgres store with the metric `llm_usage` (the sum of `response_cost`), otherwise empty."""
+    with LagoStandIn(empty_database_url) as stand_in:
+        organization = stand_in.add_organization(LAGO_KEY)
+        organization.add_billable_metric("llm_usage")
+        with lago_server(stand_in) as url:
+            yield Lago(url, LAGO_KEY, stand_in, organization)
+
+
+@pytest.fixture
+def clickhouse_lago(empty_database_url: str) -> Iterator[Lago]:
+    """The same on a ClickHouse store."""
+    with LagoStandIn(empty_database_url) as stand_in:
+        organization = stand_in.add_organization(LAGO_KEY, events_store="clickhouse")
+        organization.add_billable_metric("llm_usage")
+        with lago_server(stand_in) as url:
+            yield Lago(url, LAGO_KEY, stand_in, organization)
