@@ -63,7 +63,7 @@ def empty_database_url(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def lago(empty_database_url: str) -> Iterator[Lago]:
-    """A Lago on a Postgres store with the metric `llm_usage` (the sum of `response_cost`), otherwise empty."""
+    """A Lago on a Postgres store with the metric `llm_usage` (sum of `response_cost`), otherwise empty."""
     with LagoStandIn(empty_database_url) as stand_in:
         organization = stand_in.add_organization(LAGO_KEY)
         organization.add_billable_metric("llm_usage")

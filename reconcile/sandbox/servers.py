@@ -55,6 +55,7 @@ def lago_server(stand_in: LagoStandIn, port: int = 0) -> Iterator[str]:
         server_header=False,
         proxy_headers=False,
         loop="asyncio",
+        timeout_graceful_shutdown=0,  # requests that hang by order are not waited for
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="lago-stand-in", daemon=True)
@@ -68,7 +69,6 @@ def lago_server(stand_in: LagoStandIn, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        server.force_exit = True  # requests that hang by order are not waited for
         thread.join()
         listener.close()
 
