@@ -87,7 +87,9 @@ class Classification:
         waiting = np.flatnonzero(work.kind_of_rows == 0)
         # A row that has its own event may have a second one, made for another charge ID: so it takes part in both.
         for pairing, places in ((pair_by_id, waiting), (pair_by_other_charge_id, billable)):
-            pairs = pairing(work.rows.take(places), work.events, self.rules, self._vocabulary)
+            rows = work.rows.take(places).assign(kind=work.kind_of_rows[places])
+            events = work.events.assign(kind=work.kind_of_events)
+            pairs = pairing(rows, events, self.rules, self._vocabulary)
             if len(pairs.rows):
                 work.write(Pairs(places[pairs.rows], pairs.events, pairs.kinds, pairs.reasons))
                 known = work.rows.take(np.unique(places[pairs.rows]))
