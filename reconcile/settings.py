@@ -35,7 +35,7 @@ _CHARGE_COLUMNS = {
 _CLASSES = tuple(dict.fromkeys(ROW_CLASSES + EVENT_CLASSES))
 _EMPTY_COUNTS = "RECONCILE_FAIL_ON"  # elsewhere an empty value is no value
 
-# `PlainSerializer(str)`: a dump of the settings shows a value as a report may show it.
+# A dump of the settings shows a database as a report may show it.
 _Database = Annotated[Database, BeforeValidator(values.database), PlainSerializer(str)]
 
 
@@ -351,12 +351,7 @@ def load(
         _line(name, "is given an empty value") for name, text in replaced.items() if not _counts(name, text)
     ]
     if not problems:
-        arguments: dict[str, Any] = {
-            "_env_file": dotenv,
-            "_env_file_encoding": "utf-8-sig",
-            **given,
-            **replaced,
-        }
+        arguments: dict[str, Any] = {"_env_file": dotenv, **given, **replaced}
         try:
             return Settings(**arguments)
         except ValidationError as error:

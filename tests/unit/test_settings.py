@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
+import hypothesis
 import psycopg
 import pytest
 from hypothesis import given
@@ -26,6 +27,8 @@ from reconcile.errors import SettingsError
 from reconcile.setting_values import duration_text, parse_duration
 
 ROOT = Path(__file__).parents[2]
+unhurried = hypothesis.settings(deadline=None)  # no test depends on how fast the machine is
+
 PASSWORD = "s3cr3t-password"
 KEY = "s3cr3t-lago-key"
 REQUIRED = {
@@ -105,9 +108,10 @@ def test_the_process_s_environment_and_the_file_in_the_current_directory_are_the
 def test_the_proxy_s_env_file_works_as_it_is(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(
-        "\ufeff# the proxy's\nexport LITELLM_MASTER_KEY=sk-1\nOPENAI_API_KEY=\nSTORE_MODEL_IN_DB=True\n"
-        'DATABASE_URL="postgresql://llm:p@ss@db:5432/litellm?connection_limit=10&pool_timeout=60&schema=proxy"\n'
-        "LAGO_API_BASE=http://lago:3000/\nLAGO_API_KEY=k\nLAGO_API_EVENT_CODE=code\nA LINE THAT IS NONE\n"
+        '\ufeffDATABASE_URL="postgresql://llm:p@ss@db:5432/litellm?connection_limit=10&pool_timeout=60&schema=proxy"\n'
+        "# the proxy's\nexport LITELLM_MASTER_KEY=sk-1\nOPENAI_API_KEY=\nSTORE_MODEL_IN_DB=True\n"
+        "LAGO_API_BASE=http://lago:3000/\nLAGO_API_KEY=k\nLAGO_API_EVENT_CODE=code\nA LINE THAT IS NONE\n",
+        encoding="utf-8",
     )
     loaded = settings.load({}, dotenv)
     assert loaded.database.schema == "proxy"
@@ -305,6 +309,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert load({"RECONCILE_MATCH_AFTER": text}).match_after == timedelta(seconds=seconds)
 
 
+@unhurried
 @given(st.timedeltas(min_value=timedelta(), max_value=timedelta(days=3660)))
 def test_a_duration_s_text_reads_back(duration: timedelta) -> None:
     milliseconds = timedelta(milliseconds=duration // timedelta(milliseconds=1))
@@ -486,6 +491,7 @@ def same_place(parsed: settings.Database) -> bool:
     return {k: str(v) for k, v in connect.items()} == {k: str(v) for k, v in expected.items()}
 
 
+@unhurried
 @given(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
