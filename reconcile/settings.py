@@ -72,8 +72,7 @@ class Settings(BaseSettings):
     database: _Database = _setting(
         "DATABASE_URL",
         None,
-        "LiteLLM's Postgres, only read. Prisma's `schema` names the tables' schema, its other "
-        "parameters are ignored",
+        "LiteLLM's Postgres, only read. Prisma's `schema` names the tables' schema, its other parameters are ignored",
         "postgresql://litellm:password@localhost:5432/litellm",
     )
     lago_api_base: Annotated[str, BeforeValidator(values.lago_address)] = _setting(
@@ -227,14 +226,11 @@ class Settings(BaseSettings):
         "Rows that are not billable besides failed requests: `cache_hit`, `zero_cost`",
         "cache_hit,zero_cost",
     )
-    push_doubtful: Annotated[frozenset[str], BeforeValidator(values.some_of("mismatched", "misdirected"))] = (
-        _setting(
-            "RECONCILE_PUSH_DOUBTFUL",
-            "",
-            "Rows that are sent although Lago may hold their event: `mismatched`, `misdirected`; they "
-            "may be billed twice",
-            "mismatched",
-        )
+    push_doubtful: Annotated[frozenset[str], BeforeValidator(values.some_of("mismatched", "misdirected"))] = _setting(
+        "RECONCILE_PUSH_DOUBTFUL",
+        "",
+        "Rows that are sent although Lago may hold their event: `mismatched`, `misdirected`; they may be billed twice",
+        "mismatched",
     )
     properties: Annotated[Mapping[str, str], BeforeValidator(values.properties)] = _setting(
         "RECONCILE_PROPERTIES",
@@ -257,21 +253,19 @@ class Settings(BaseSettings):
         "Language of reports: `en` or `zh-CN`",
         "zh-CN",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = (
-        _setting(
-            "RECONCILE_LOG_LEVEL",
-            "info",
-            "Least level that is logged: `debug`, `info`, `warning` or `error`",
-            "debug",
-        )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_log_level)] = _setting(
+        "RECONCILE_LOG_LEVEL",
+        "info",
+        "Least level that is logged: `debug`, `info`, `warning` or `error`",
+        "debug",
     )
-    log_format: Annotated[
-        Literal["auto", "human", "json"], BeforeValidator(values.one_of("auto", "human", "json"))
-    ] = _setting(
-        "RECONCILE_LOG_FORMAT",
-        "auto",
-        "Form of log lines: `human`, `json`, or `auto`: `human` on a terminal, else `json`",
-        "json",
+    log_format: Annotated[Literal["auto", "human", "json"], BeforeValidator(values.one_of("auto", "human", "json"))] = (
+        _setting(
+            "RECONCILE_LOG_FORMAT",
+            "auto",
+            "Form of log lines: `human`, `json`, or `auto`: `human` on a terminal, else `json`",
+            "json",
+        )
     )
 
     @property
@@ -347,9 +341,7 @@ def load(
     names = _names()
     given = {name: environ[name] for name in names.values() if _counts(name, environ.get(name))}
     replaced = {names[attribute]: text for attribute, text in overrides.items() if text is not None}
-    problems = [
-        _line(name, "is given an empty value") for name, text in replaced.items() if not _counts(name, text)
-    ]
+    problems = [_line(name, "is given an empty value") for name, text in replaced.items() if not _counts(name, text)]
     if not problems:
         arguments: dict[str, Any] = {"_env_file": dotenv, **given, **replaced}
         try:

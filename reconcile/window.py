@@ -3,8 +3,8 @@
 Every instant is UTC with millisecond precision, like LiteLLM's `timestamp(3)` columns and Lago's timestamps.
 
 A day in a zone lasts from its first existing instant to the next day's. So each instant is in exactly one
-day, also where a clock change skips midnight (America/Santiago), repeats it (America/Havana), goes back over it
-(America/St_Johns until 2011) or skips a whole day (Pacific/Apia, 30 December 2011).
+day, also where a clock change skips midnight (America/Santiago), repeats it (America/Havana), goes back over
+it (America/St_Johns until 2011) or skips a whole day (Pacific/Apia, 30 December 2011).
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class Window:
             assert moment.microsecond % 1000 == 0, f"{moment} is finer than a millisecond"
             object.__setattr__(self, name, moment.astimezone(UTC))
         if not self.start < self.end:
-            raise UsageError(
-                f"the range is empty: {utc_text(self.start)} does not lie before {utc_text(self.end)}"
-            )
+            raise UsageError(f"the range is empty: {utc_text(self.start)} does not lie before {utc_text(self.end)}")
 
     @property
     def length(self) -> timedelta:

@@ -387,9 +387,7 @@ def test_settings_travel_to_another_process() -> None:
 
 
 def test_no_form_of_the_settings_shows_a_secret() -> None:
-    loaded = load(
-        {"RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state?sslkey=k&sslpassword={PASSWORD}"}
-    )
+    loaded = load({"RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state?sslkey=k&sslpassword={PASSWORD}"})
     forms = [
         repr(loaded),
         str(loaded),

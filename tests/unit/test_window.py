@@ -117,9 +117,7 @@ def test_an_instant_lies_in_the_window_of_its_day(zone: ZoneInfo, instant: datet
 @given(zones, instants, st.lists(st.integers(0, 10**10), max_size=20), st.sampled_from(["ms", "us", "ns"]))
 @example(ZoneInfo("America/St_Johns"), utc("2010-11-07T02:45"), [0, 86_400_000, 0, 3_600_000], "ms")
 @example(ZoneInfo("Pacific/Apia"), utc("2011-12-30T09:59:59.999"), [1, 0], "ms")
-def test_local_days_is_local_day_of_many(
-    zone: ZoneInfo, first: datetime, milliseconds: list[int], unit: str
-) -> None:
+def test_local_days_is_local_day_of_many(zone: ZoneInfo, first: datetime, milliseconds: list[int], unit: str) -> None:
     moments = [first + offset * MILLISECOND for offset in milliseconds]
     series = pd.Series(moments, dtype=f"datetime64[{unit}, UTC]", index=range(5, 5 + len(moments)))
     for times in (series, pd.DatetimeIndex(series)):
@@ -153,20 +151,12 @@ def test_a_date_time_is_an_exact_instant(text: str, instant: str) -> None:
 
 def test_the_two_forms_may_be_mixed() -> None:
     berlin = ZoneInfo("Europe/Berlin")
-    assert parse_range("2026-11-20", "2026-11-20T12:00", berlin) == window(
-        "2026-11-19T23:00", "2026-11-20T11:00"
-    )
-    assert parse_range("2026-11-20T12:00Z", "2026-11-20", berlin) == window(
-        "2026-11-20T12:00", "2026-11-20T23:00"
-    )
+    assert parse_range("2026-11-20", "2026-11-20T12:00", berlin) == window("2026-11-19T23:00", "2026-11-20T11:00")
+    assert parse_range("2026-11-20T12:00Z", "2026-11-20", berlin) == window("2026-11-20T12:00", "2026-11-20T23:00")
 
 
-SKIPPED = (
-    "2026-03-29T02:30:00+01:00 (2026-03-29T01:30:00Z) or 2026-03-29T02:30:00+02:00 (2026-03-29T00:30:00Z)"
-)
-REPEATED = (
-    "2026-10-25T02:30:00+02:00 (2026-10-25T00:30:00Z) or 2026-10-25T02:30:00+01:00 (2026-10-25T01:30:00Z)"
-)
+SKIPPED = "2026-03-29T02:30:00+01:00 (2026-03-29T01:30:00Z) or 2026-03-29T02:30:00+02:00 (2026-03-29T00:30:00Z)"
+REPEATED = "2026-10-25T02:30:00+02:00 (2026-10-25T00:30:00Z) or 2026-10-25T02:30:00+01:00 (2026-10-25T01:30:00Z)"
 
 
 @pytest.mark.parametrize(
@@ -244,9 +234,7 @@ def test_a_local_time_is_taken_exactly_when_one_instant_shows_it(zone: ZoneInfo,
     # Every offset that the zone has nearby, tried on its own: an oracle without `fold`.
     noon = local.replace(tzinfo=UTC)
     offsets = {(noon + i * timedelta(hours=6)).astimezone(zone).utcoffset() for i in range(-12, 13)}
-    read = {
-        local.replace(tzinfo=timezone(offset)).astimezone(UTC) for offset in offsets if offset is not None
-    }
+    read = {local.replace(tzinfo=timezone(offset)).astimezone(UTC) for offset in offsets if offset is not None}
     showing = {instant for instant in read if instant.astimezone(zone).replace(tzinfo=None, fold=0) == local}
     text = local.isoformat(timespec="milliseconds")
     if len(showing) == 1:
@@ -295,9 +283,7 @@ def test_the_lookback_ends_before_the_lag_on_a_whole_millisecond() -> None:
         ("this-month", "2026-11-02T10:00", "2026-10-31T23:00", "2026-11-01T23:00"),
     ],
 )
-def test_relative_windows_are_whole_days_of_the_zone(
-    name: RelativeName, now: str, start: str, end: str
-) -> None:
+def test_relative_windows_are_whole_days_of_the_zone(name: RelativeName, now: str, start: str, end: str) -> None:
     assert relative_window(name, utc(now), ZoneInfo("Europe/Berlin")) == window(start, end)
 
 
@@ -330,9 +316,7 @@ def test_slices_of_a_day() -> None:
 
 
 def test_a_halo_widens_both_ends() -> None:
-    widened = widen(
-        window("2026-11-20T01:00", "2026-11-20T02:00"), timedelta(hours=24), timedelta(seconds=30)
-    )
+    widened = widen(window("2026-11-20T01:00", "2026-11-20T02:00"), timedelta(hours=24), timedelta(seconds=30))
     assert widened == window("2026-11-19T01:00", "2026-11-20T02:00:30")
 
 
