@@ -56,9 +56,7 @@ class Metric:
     code: str
     lago_id: str | None
     name: str | None
-    aggregation_type: (
-        str | None
-    )  # count_agg, sum_agg, max_agg, unique_count_agg, weighted_sum_agg, latest_agg, …
+    aggregation_type: str | None  # count_agg, sum_agg, max_agg, unique_count_agg, weighted_sum_agg, latest_agg, …
     field_name: str | None
     expression: str | None
     recurring: bool
@@ -158,9 +156,7 @@ class Catalog:
             name: pd.array([as_text(item.get(name)) for item in known], dtype="str")
             for name in ("external_id", "external_customer_id", "status")
         }
-        return pd.DataFrame(
-            texts | {name: _times(item.get(name) for item in known) for name in SUBSCRIPTION_TIMES}
-        )
+        return pd.DataFrame(texts | {name: _times(item.get(name) for item in known) for name in SUBSCRIPTION_TIMES})
 
     def _subscriptions(self, statuses: tuple[str, ...]) -> list[dict[str, Any]]:
         params = [("status[]", status) for status in statuses]
@@ -260,17 +256,14 @@ def _metric(item: dict[str, Any]) -> Metric:
         rounding_function=as_text(item.get("rounding_function")),
         rounding_precision=as_int(item.get("rounding_precision")),
         filters=tuple(
-            MetricFilter(str(found.get("key")), tuple(map(str, as_list(found.get("values")))))
-            for found in filters
+            MetricFilter(str(found.get("key")), tuple(map(str, as_list(found.get("values"))))) for found in filters
         ),
     )
 
 
 def _charge(plan: dict[str, Any], charge: dict[str, Any]) -> Charge:
     properties = as_dict(charge.get("properties"))
-    keys = as_list(properties.get("pricing_group_keys")) or as_list(
-        properties.get("grouped_by")
-    )  # the older name
+    keys = as_list(properties.get("pricing_group_keys")) or as_list(properties.get("grouped_by"))  # the older name
     filters = (as_dict(as_dict(found).get("values")) for found in as_list(charge.get("filters")))
     return Charge(
         plan_code=as_text(plan.get("code")),

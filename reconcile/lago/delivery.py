@@ -23,14 +23,10 @@ from reconcile.lago.http import Answer, Http, Interrupted, as_dict, as_int, as_l
 
 BATCH_SIZE = 100  # LAGO_EVENTS_BATCH_MAX_LENGTH's default
 BATCH_BYTES = 900_000  # nginx refuses bodies over 1 MB by default
-_ROUNDS = (
-    4  # of one batch before its events are sent one by one: invalid, existing, accepted, and one to spare
-)
+_ROUNDS = 4  # of one batch before its events are sent one by one: invalid, existing, accepted, and one to spare
 _REASON = 200  # characters
 
-_REFUSALS = frozenset(
-    {400, 409, 413, 422}
-)  # final answers to a request; everything else is held and tried again
+_REFUSALS = frozenset({400, 409, 413, 422})  # final answers to a request; everything else is held and tried again
 
 Status = Literal["accepted", "exists", "refused", "unknown"]
 

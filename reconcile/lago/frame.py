@@ -45,8 +45,7 @@ def events_frame(events: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[
         values = [found.get(first) for found in properties]
         for name in others:
             values = [
-                found.get(name) if value is None else value
-                for value, found in zip(values, properties, strict=True)
+                found.get(name) if value is None else value for value, found in zip(values, properties, strict=True)
             ]
         return values
 
@@ -86,9 +85,7 @@ def _number(value: object) -> float:
 
 
 def _texts(values: list[Any]) -> Any:
-    return pd.array(
-        [value if value is None or type(value) is str else str(value) for value in values], dtype="str"
-    )
+    return pd.array([value if value is None or type(value) is str else str(value) for value in values], dtype="str")
 
 
 def _timestamps(values: list[Any]) -> pd.DatetimeIndex:

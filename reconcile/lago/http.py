@@ -218,8 +218,10 @@ class Http:
                     wait = max(limit.seconds, 0.05)
                 wait = min(wait, self._retry.rate_limit_wait)
                 if monotonic() + wait > deadline:
-                    held = f"{self._retry.rate_limit_seconds:.0f} s"
-                    raise LagoFault(f"{method} {path}: Lago's rate limit stays closed for over {held}") from None
+                    raise LagoFault(
+                        f"{method} {path}: Lago's rate limit stays closed for over "
+                        f"{self._retry.rate_limit_seconds:.0f} s"
+                    ) from None
                 self._shared.count(retries=1)
                 self._shared.close_gate(wait)
 
@@ -293,9 +295,7 @@ class Http:
             raise self._wrong_address(method, path, "404", excerpt)
         said = f"{method} {path} answered {status}" + (f": {excerpt}" if excerpt else "")
         if status == 401:
-            raise self._refused(
-                f"Lago does not know the key in LAGO_API_KEY ({said}). Copy it from Lago's API keys"
-            )
+            raise self._refused(f"Lago does not know the key in LAGO_API_KEY ({said}). Copy it from Lago's API keys")
         if status == 403:
             raise self._refused(
                 f"LAGO_API_KEY lacks a permission ({said}). Let the key read and write events, and read "
@@ -366,9 +366,7 @@ def _checked_base(base_url: str) -> str:
     if not usable:
         raise SettingsError(f"LAGO_API_BASE is no http or https address: give Lago's own, {example}")
     if parts.username is not None or parts.query or parts.fragment:
-        raise SettingsError(
-            f"LAGO_API_BASE takes no user name, query or fragment: give the bare address, {example}"
-        )
+        raise SettingsError(f"LAGO_API_BASE takes no user name, query or fragment: give the bare address, {example}")
     return base_url.strip().rstrip("/")
 
 

@@ -127,9 +127,7 @@ class Listing:
         divisible = span.end - span.start > 1
         seen: dict[str, Event] = {}
         for reading_number in range(1, _READINGS + 1):
-            reading = self._one_reading(
-                span, filters, on_page, MAX_PAGES if divisible else _MAX_PAGES_OF_ONE_MS
-            )
+            reading = self._one_reading(span, filters, on_page, MAX_PAGES if divisible else _MAX_PAGES_OF_ONE_MS)
             if isinstance(reading, int):
                 if divisible:
                     return reading
@@ -150,20 +148,14 @@ class Listing:
             return 2
         raise LagoFault(f"GET /events: the events at {_iso(_EPOCH + span.start * _MS)} did not settle")
 
-    def _one_reading(
-        self, span: _Span, filters: Params, on_page: OnPage | None, max_pages: int
-    ) -> _Reading | int:
+    def _one_reading(self, span: _Span, filters: Params, on_page: OnPage | None, max_pages: int) -> _Reading | int:
         """One pass over the pages; where there are more than `max_pages`, the number of parts to cut into."""
         reading = _Reading()
         page: int | None = 1
         while page is not None:
             self.http.check_stop()
-            answer = self.http.get(
-                "/events", [*filters, *span.params(), ("page", page), ("per_page", PAGE_SIZE)]
-            )
-            events = [
-                event for event in as_list((answer.body or {}).get("events")) if isinstance(event, dict)
-            ]
+            answer = self.http.get("/events", [*filters, *span.params(), ("page", page), ("per_page", PAGE_SIZE)])
+            events = [event for event in as_list((answer.body or {}).get("events")) if isinstance(event, dict)]
             total = _total(answer.body)
             if on_page is not None:
                 on_page(len(events))

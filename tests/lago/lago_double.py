@@ -72,7 +72,7 @@ class Double:
     page_cap: int = 100_000
     batch_limit: int = 100
     shuffle_ties: bool = False
-    before_list: Callable[[], None] = lambda: None
+    before_list: Callable[[], object] = lambda: None
     lock: threading.Lock = field(default_factory=threading.Lock)
     clock: int = 0
 
@@ -95,7 +95,7 @@ class Double:
             return self.create(request.body["event"])
         if (request.method, path) == ("GET", "/events"):
             self.before_list()
-            return self.list(request)
+            return self.list_page(request)
         if path.startswith("/events/"):
             wanted = unquote(path.removeprefix("/events/"))
             for event in self.stored:
@@ -137,9 +137,7 @@ class Double:
 
     def has(self, event: dict[str, Any]) -> bool:
         keys = {(one["external_subscription_id"], one["transaction_id"]) for one in self.stored}
-        return (
-            self.mode != "clickhouse" and (event["external_subscription_id"], event["transaction_id"]) in keys
-        )
+        return self.mode != "clickhouse" and (event["external_subscription_id"], event["transaction_id"]) in keys
 
     def add(self, event: dict[str, Any]) -> dict[str, Any]:
         """Store an event; its `timestamp` is in seconds, and kept to the microsecond."""
@@ -158,10 +156,8 @@ class Double:
         self.stored.append(stored | {"_moment": moment, "_ingested": self.clock})
         return stored
 
-    def list(self, request: Request) -> Reply:
-        low, high = (
-            datetime.fromisoformat(request.query[name][0]) for name in ("timestamp_from", "timestamp_to")
-        )
+    def list_page(self, request: Request) -> Reply:
+        low, high = (datetime.fromisoformat(request.query[name][0]) for name in ("timestamp_from", "timestamp_to"))
         subscription = request.query.get("external_subscription_id")
         found = [
             event
@@ -233,6 +229,7 @@ def running() -> Iterator[Double]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that left is no news
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     double.url = f"http://127.0.0.1:{server.server_address[1]}"

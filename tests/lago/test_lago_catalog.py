@@ -35,9 +35,7 @@ def paged(key: str, items: list[dict[str, Any]], size: int) -> Callable[[Request
     ("reply", "expected"),
     [
         (
-            Reply(
-                200, {"organization": {"lago_id": "o", "name": "Acme", "events_store": "clickhouse", "x": 1}}
-            ),
+            Reply(200, {"organization": {"lago_id": "o", "name": "Acme", "events_store": "clickhouse", "x": 1}}),
             Organization("o", "Acme", "clickhouse"),
         ),
         (Reply(200, {"organization": {"name": "Old"}}), Organization(None, "Old", None)),
@@ -55,7 +53,7 @@ def test_organization(double: Double, client: Lago, reply: Reply, expected: Orga
 
 
 def test_metric_on_a_later_page(double: Double, client: Lago) -> None:
-    item = {
+    item: dict[str, Any] = {
         "lago_id": "m",
         "code": "llm",
         "name": "LLM",
@@ -68,7 +66,7 @@ def test_metric_on_a_later_page(double: Double, client: Lago) -> None:
         "rounding_precision": 2,
         "filters": [{"key": "model", "values": ["a", "b"]}],
     }
-    others = [{"code": f"other-{number}"} for number in range(7)]
+    others: list[dict[str, Any]] = [{"code": f"other-{number}"} for number in range(7)]
     double.scripts.append(serving("/billable_metrics", paged("billable_metrics", [*others, item], 3)))
     assert client.metric("llm") == Metric(
         code="llm",
@@ -84,9 +82,7 @@ def test_metric_on_a_later_page(double: Double, client: Lago) -> None:
         filters=(MetricFilter("model", ("a", "b")),),
     )
     assert client.metric("LLM") is None
-    assert client.metric("other-1") == Metric(
-        "other-1", None, None, None, None, None, False, None, None, None, ()
-    )
+    assert client.metric("other-1") == Metric("other-1", None, None, None, None, None, False, None, None, None, ())
 
 
 def test_metrics_not_served_means_a_wrong_address(double: Double, client: Lago) -> None:
@@ -95,7 +91,7 @@ def test_metrics_not_served_means_a_wrong_address(double: Double, client: Lago) 
 
 
 def test_charges(double: Double, client: Lago) -> None:
-    plans = [
+    plans: list[dict[str, Any]] = [
         {"code": "free", "charges": None},
         {
             "code": "pro",
@@ -123,7 +119,7 @@ def test_charges_not_served(client: Lago) -> None:
     assert client.charges("llm") == ()
 
 
-SUBSCRIPTIONS = [
+SUBSCRIPTIONS: list[dict[str, Any]] = [
     {
         "lago_id": "1",
         "external_id": "team-a",
@@ -237,9 +233,7 @@ def test_draft_invoices_are_fetched_one_by_one(double: Double, client: Lago) -> 
 
 
 def test_draft_invoices_that_are_listed_with_their_periods(double: Double, client: Lago) -> None:
-    periods = [
-        period("a", charges_from_datetime="2026-10-01T00:00:00Z", charges_to_datetime="2026-10-31T00:00:00Z")
-    ]
+    periods = [period("a", charges_from_datetime="2026-10-01T00:00:00Z", charges_to_datetime="2026-10-31T00:00:00Z")]
     items = [
         {"lago_id": "i1", "status": "draft", "billing_periods": periods},
         {"lago_id": "i2", "status": "finalized", "billing_periods": periods},
@@ -255,7 +249,7 @@ def test_invoices_not_served(client: Lago) -> None:
     assert len(frame) == 0
 
 
-USAGE = {
+USAGE: dict[str, Any] = {
     "from_datetime": "2026-11-01T00:00:00Z",
     "to_datetime": "2026-11-30T23:59:59Z",
     "currency": "USD",
@@ -305,9 +299,7 @@ def test_past_usage(double: Double, client: Lago) -> None:
     assert double.requests[0].query["billable_metric_code"] == ["llm"]
 
 
-@pytest.mark.parametrize(
-    "broken", [{"from_datetime": None}, {"to_datetime": "x"}, {"charges_usage": [{"units": "?"}]}]
-)
+@pytest.mark.parametrize("broken", [{"from_datetime": None}, {"to_datetime": "x"}, {"charges_usage": [{"units": "?"}]}])
 def test_usage_of_another_shape_is_a_fault(double: Double, client: Lago, broken: dict[str, Any]) -> None:
     double.scripts.append(lambda _: Reply(200, {"customer_usage": USAGE | broken}))
     with pytest.raises(LagoFault, match="unknown shape"):

@@ -46,8 +46,7 @@ def test_batches_of_a_hundred(double: Double, client: Lago) -> None:
     events = [event(f"t{number}") for number in range(250)]
     outcomes = client.deliver(events)
     assert outcomes == [
-        Outcome(one["transaction_id"], "accepted", None, 1 + number // 100, 200)
-        for number, one in enumerate(events)
+        Outcome(one["transaction_id"], "accepted", None, 1 + number // 100, 200) for number, one in enumerate(events)
     ]
     assert sorted(batch_sizes(double)) == [50, 100, 100]
     assert stored(double) == Counter(("team-a", one["transaction_id"]) for one in events)
@@ -176,9 +175,7 @@ def test_a_server_that_tells_one_event_at_a_time(double: Double, client: Lago) -
 
 @pytest.mark.parametrize("fault", [Drop, Reply(504, "<html>timeout</html>")], ids=["drop", "504"])
 @pytest.mark.parametrize("count", [1, 30])
-def test_stored_though_the_answer_was_lost(
-    double: Double, client: Lago, fault: type[Drop] | Reply, count: int
-) -> None:
+def test_stored_though_the_answer_was_lost(double: Double, client: Lago, fault: type[Drop] | Reply, count: int) -> None:
     lost = [True]
 
     def commit_then_fail(request: Request) -> Reply | None:
@@ -202,9 +199,7 @@ def test_clickhouse_refuses_nothing(double: Double, client: Lago) -> None:
     assert statuses(client.deliver([event("old"), event("new")])) == ["accepted", "accepted"]
 
 
-def test_callbacks_come_from_the_calling_thread_before_and_after_each_batch(
-    double: Double, client: Lago
-) -> None:
+def test_callbacks_come_from_the_calling_thread_before_and_after_each_batch(double: Double, client: Lago) -> None:
     story: list[tuple[str, int]] = []
     begun: set[str] = set()
 

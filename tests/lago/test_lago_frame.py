@@ -55,9 +55,7 @@ def test_a_full_event() -> None:
 def test_types() -> None:
     frame = events_frame([listed({})], {})
     assert str(frame["timestamp"].dtype) == "datetime64[ms, UTC]"
-    assert {str(frame[name].dtype) for name in ("lago_id", "transaction_id", "model", "request_id")} == {
-        "str"
-    }
+    assert {str(frame[name].dtype) for name in ("lago_id", "transaction_id", "model", "request_id")} == {"str"}
     assert frame["cost_null"].dtype == frame["malformed"].dtype == bool
     assert frame["response_cost"].dtype == frame["total_tokens"].dtype == float
 

@@ -143,9 +143,7 @@ def test_a_server_that_hangs_runs_into_the_timeout(double: Double) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else str(value.status),
 )
-def test_preflight_takes_a_wrong_answer_at_once(
-    double: Double, client: Lago, reply: Reply, names: str
-) -> None:
+def test_preflight_takes_a_wrong_answer_at_once(double: Double, client: Lago, reply: Reply, names: str) -> None:
     double.scripts.append(times(-1, reply))
     with pytest.raises(PreflightError, match=names) as caught:
         client.preflight.metric("llm")
@@ -162,6 +160,16 @@ def test_preflight_without_any_answer_is_a_fault() -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("fault", [Reply(503, "<html>starting</html>"), Drop], ids=["503", "drop"])
+def test_preflight_bridges_a_moment_without_answer(double: Double, client: Lago, fault: Reply | type[Drop]) -> None:
+    double.scripts += [times(2, fault), served]
+    assert client.preflight.organization().name == "Acme"
+    double.scripts = [times(-1, fault)]
+    with pytest.raises(LagoFault) as caught:
+        client.preflight.organization()
+    assert caught.value.exit_code == 3
+
+
 def test_preflight_shares_the_counters(double: Double, client: Lago) -> None:
     double.scripts.append(served)
     client.preflight.organization()
@@ -169,9 +177,7 @@ def test_preflight_shares_the_counters(double: Double, client: Lago) -> None:
     assert client.requests == client.preflight.requests == 2
 
 
-def test_the_key_is_in_no_error_and_no_log(
-    double: Double, client: Lago, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_key_is_in_no_error_and_no_log(double: Double, client: Lago, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     echo = Reply(500, f"<html>Authorization: Bearer {KEY}</html>")
     for reply in (echo, Reply(401, f"bad {KEY}"), Drop):
@@ -205,11 +211,7 @@ def test_the_rate_limit_holds_every_thread(double: Double, client: Lago) -> None
     def first_is_limited(request: Request) -> Reply | None:
         with double.lock:
             moments.append(monotonic())
-            return (
-                Reply(429, {"error": "slow"}, {"X-RateLimit-Reset": "0.3"})
-                if len(moments) == 1
-                else ORGANIZATION
-            )
+            return Reply(429, {"error": "slow"}, {"X-RateLimit-Reset": "0.3"}) if len(moments) == 1 else ORGANIZATION
 
     double.scripts.append(first_is_limited)
     with ThreadPoolExecutor(4) as pool:
@@ -233,9 +235,7 @@ def test_the_rate_limit_is_not_waited_out_for_ever(double: Double) -> None:
     assert len(double.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "reply", [Reply(503, ""), Reply(429, None, {"X-RateLimit-Reset": "60"})], ids=["503", "429"]
-)
+@pytest.mark.parametrize("reply", [Reply(503, ""), Reply(429, None, {"X-RateLimit-Reset": "60"})], ids=["503", "429"])
 def test_stop_ends_a_wait(double: Double, reply: Reply) -> None:
     stop = threading.Event()
     double.scripts.append(times(-1, reply))

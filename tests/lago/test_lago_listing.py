@@ -33,9 +33,7 @@ def fill(double: Double, count: int, seed: int = 1, span: timedelta = END - STAR
     draw = random.Random(seed)
     names = [f"t{number:05}" for number in range(count)]
     for name in names:
-        double.add(
-            event(name, START + timedelta(milliseconds=draw.randrange(int(span / timedelta(milliseconds=1)))))
-        )
+        double.add(event(name, START + timedelta(milliseconds=draw.randrange(int(span / timedelta(milliseconds=1))))))
     return names
 
 
@@ -120,13 +118,25 @@ def test_events_that_never_stop_arriving(double: Double, client: Lago, store: st
     double.page_cap = 17
     names = fill(double, 120)
     draw = random.Random(2)
-    double.before_list = lambda: (
-        double.add(event(f"u{double.clock}", START + timedelta(milliseconds=draw.randrange(86_400_000))))
-        and None
+    double.before_list = lambda: double.add(
+        event(f"u{double.clock}", START + timedelta(milliseconds=draw.randrange(86_400_000)))
     )
     found = Counter(listed(client, store=store))
     assert set(names) <= set(found)
     assert set(found.values()) == {1}
+
+
+def test_events_that_never_stop_arriving_in_one_instant(double: Double, client: Lago) -> None:
+    double.page_cap = 17
+    names = [f"t{number:03}" for number in range(60)]
+    at = START + timedelta(hours=5)
+    for name in names:
+        double.add(event(name, at))
+    double.before_list = lambda: double.add(event(f"s{double.clock:05}", at))
+    found = Counter(listed(client))
+    assert set(names) <= set(found)
+    assert set(found.values()) == {1}
+    assert len(double.requests) < 200
 
 
 def test_ties_that_change_their_order_between_pages(double: Double, client: Lago) -> None:
@@ -145,6 +155,14 @@ def test_clickhouse_lists_every_copy(double: Double, client: Lago) -> None:
         double.add(event(name, START + timedelta(hours=ord(name) - ord("a"))))
     frame = client.list_events("llm", START, END, store="clickhouse")
     assert Counter(frame["transaction_id"]) == {"a": 3, "b": 2, **dict.fromkeys("cdefgh", 1)}
+
+
+def test_clickhouse_lists_every_copy_of_one_instant(double: Double, client: Lago) -> None:
+    double.mode = "clickhouse"
+    double.page_cap = 4
+    for _ in range(11):
+        double.add(event("a", START))
+    assert listed(client, store="clickhouse") == ["a"] * 11
 
 
 def test_copies_are_kept_though_the_store_is_not_known(double: Double, client: Lago) -> None:
@@ -167,9 +185,7 @@ def test_a_count_that_never_agrees_is_a_fault(double: Double, client: Lago) -> N
     assert len(double.requests) < 500
 
 
-@pytest.mark.parametrize(
-    "meta", [["next_page"], ["total_pages", "current_page"], ["next_page", "total_pages"]]
-)
+@pytest.mark.parametrize("meta", [["next_page"], ["total_pages", "current_page"], ["next_page", "total_pages"]])
 def test_missing_meta_fields(double: Double, client: Lago, meta: list[str]) -> None:
     def sparse(request: Request) -> Reply | None:
         reply = double.serve(request)
