@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
@@ -15,7 +16,7 @@ import orjson
 
 from reconcile.document import Document
 from reconcile.errors import UsageError
-from reconcile.report import figures, page, sheets
+from reconcile.report import figures, page, sheets, workbook
 from reconcile.report.words import Words, languages
 
 __all__ = ["FORMATS", "languages", "write"]
@@ -55,13 +56,13 @@ def _files(name: str, document: Document, words: Words) -> Iterator[tuple[str, _
     """The files of one format: how each one's name ends, and what fills it."""
     if name == "csv":
         for table, make in sheets.TABLES.items():
-            yield f"{table}.csv", lambda target, make=make: sheets.write(make(document, words), words, target)
+            yield f"{table}.csv", partial(sheets.write, make(document, words), words)
     elif name == "json":
-        yield "json", lambda target: _json(document, target)
+        yield "json", partial(_json, document)
     elif name == "html":
-        yield "html", lambda target: page.write(document, words, target)
+        yield "html", partial(page.write, document, words)
     else:
-        yield "xlsx", lambda target: workbook.write(document, words, target)
+        yield "xlsx", partial(workbook.write, document, words)
 
 
 def _json(document: Document, target: BinaryIO) -> None:

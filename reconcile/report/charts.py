@@ -18,9 +18,7 @@ from reconcile.report.figures import OUTCOMES, Step
 
 WIDTH: Final = 1_000  # of a waterfall bar and of an outcome bar, in the units of its own viewBox
 _TORN: Final = 40  # what is left of a full bar's part that a raised axis cuts away
-_RAISE_BELOW: Final = Decimal(
-    "0.3"
-)  # the axis is raised where the steps span less of the largest level than this
+_RAISE_BELOW: Final = Decimal("0.3")  # the axis is raised where the steps span less of the largest level than this
 _SLIVER: Final = 3.0  # no mark is thinner: small money must be seen
 
 DAYS_IN_CHART: Final = 366
@@ -58,16 +56,14 @@ class Waterfall:
 
 
 def waterfall(steps: Sequence[Step]) -> Waterfall:
-    levels = [
-        level for step in steps for level in (step.before, step.after) if step.name not in ("litellm", "lago")
-    ]
+    levels = [level for step in steps for level in (step.before, step.after) if step.name not in ("litellm", "lago")]
     levels += [steps[0].after, steps[-1].after]
     high, lowest = max(levels), min(levels)
     span = high - lowest
     low = Decimal(0) if lowest <= 0 or span >= high * _RAISE_BELOW else max(Decimal(0), lowest - span / 2)
     if not span:
         low = Decimal(0)
-    base = min(lowest, Decimal(0)) if not low else low
+    base = low or min(lowest, Decimal(0))
     left = _TORN if low else 0
 
     def position(level: Decimal) -> float:
@@ -167,8 +163,7 @@ def days(document: Document) -> DayChart:
             )
         )
     ticks = tuple(
-        Tick(_number(PLOT_TOP + PLOT_HEIGHT * (1 - number / count)), step * number)
-        for number in range(count + 1)
+        Tick(_number(PLOT_TOP + PLOT_HEIGHT * (1 - number / count)), step * number) for number in range(count + 1)
     )
     return DayChart(
         tuple(columns),
@@ -231,9 +226,7 @@ def heat(document: Document) -> HeatMap:
     sums: dict[str | None, Decimal] = {}
     for group, amount in found:
         sums[group.charge_id] = sums.get(group.charge_id, Decimal(0)) + amount
-    ranked = sorted(
-        sums, key=lambda charge_id: (sums[charge_id].copy_negate(), charge_id is None, charge_id or "")
-    )
+    ranked = sorted(sums, key=lambda charge_id: (sums[charge_id].copy_negate(), charge_id is None, charge_id or ""))
     lines = {charge_id: HEAT_TOP + n * CELL_HEIGHT for n, charge_id in enumerate(ranked[:IDS_IN_HEAT])}
     most = max((amount for _, amount in found), default=Decimal(0))
     bounds = (*(most * share for share in _SHADES), most)

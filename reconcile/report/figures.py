@@ -100,9 +100,7 @@ def waterfall(document: Document) -> tuple[Step, ...]:
     rows, events = document.rows, document.events
 
     def difference(*names: str) -> Decimal:
-        return add(
-            [events[name].spend for name in names] + [rows[name].spend.copy_negate() for name in names]
-        )
+        return add([events[name].spend for name in names] + [rows[name].spend.copy_negate() for name in names])
 
     changes: list[tuple[str, Decimal, int | None]] = [
         (name, rows[name].spend.copy_negate(), rows[name].count)
@@ -136,9 +134,7 @@ def waterfall(document: Document) -> tuple[Step, ...]:
 def check(document: Document) -> None:
     """Raises `BooksFault` where classes do not add up to their total, or lines to the document's classes."""
     _same("the row classes", [document.rows[name] for name in ROW_CLASSES], document.rows["total"], NO_ROWS)
-    _same(
-        "the event classes", [document.events[n] for n in EVENT_CLASSES], document.events["total"], NO_EVENTS
-    )
+    _same("the event classes", [document.events[n] for n in EVENT_CLASSES], document.events["total"], NO_EVENTS)
     tables = {
         "by charge ID": document.by_charge_id,
         "by model": document.by_model,

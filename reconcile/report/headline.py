@@ -46,10 +46,17 @@ def of(document: Document, words: Words) -> Headline:
 def present(document: Document) -> list[str]:
     """The discrepancy classes that have a member, most money first."""
     of = {
-        name: document.events[name] if name in figures.SURPLUS else document.rows[name]
-        for name in DISCREPANCY_CLASSES
+        name: document.events[name] if name in figures.SURPLUS else document.rows[name] for name in DISCREPANCY_CLASSES
     }
     return sorted((name for name in of if of[name].count), key=lambda name: of[name].spend.copy_negate())
+
+
+def step_label(name: str, document: Document, words: Words) -> str:
+    """What a step of the waterfall is called."""
+    if name == "lago" and document.verified is False:
+        return words.text("bridge_lago_unconfirmed")
+    key = f"bridge_{name}"
+    return words.text(key) if words.knows(key) else words.of_class(name).label
 
 
 def whole_days(document: Document) -> tuple[date, date] | None:

@@ -18,7 +18,8 @@ from typing import BinaryIO, Final, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reconcile.document import ROW_CLASSES, Document, instant, money
+from reconcile.document import ROW_CLASSES, Document, instant
+from reconcile.money import plain
 from reconcile.report import charts, figures, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import NUMBERS, Cell, Column, Kind, Line, Table
@@ -61,6 +62,7 @@ class _Line:
     cells: Sequence[_Shown]
     bar: Sequence[charts.Segment] | None = None
     last: bool = False  # stays at the end however the table is sorted
+    sum: bool = False  # a line that adds up others
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,11 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
         head=head,
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        policy=_policy(style, script),
         whole=figures.sides(document),
         lago=figures.lago_now(document),
         waterfall=charts.waterfall(figures.waterfall(document)),
+        step_label=headline.step_label,
         tones=_TONES,
         actions=_actions(document, words),
         by_charge_id=_groups(tables.by_charge_id, document, words),
@@ -105,7 +108,7 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
         gap=_plain(tables.spend_logs_gap(document, words), words),
         usage=_plain(tables.lago_usage(document, words), words),
         findings=_plain(tables.findings(document, words), words),
-        previous=_plain(tables.previous(document, words), words),
+        previous=_plain(tables.previous(document, words), words, quiet=True),
         basis=made.basis(document, words),
         making=made.making(document, words),
         plot_bottom=charts.PLOT_TOP + charts.PLOT_HEIGHT,
@@ -118,6 +121,11 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
 
 def _source(name: str) -> str:
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    parts = ("default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'")
+    return "; ".join((*parts, f"style-src {_hash(style)}", f"script-src {_hash(script)}"))
 
 
 def _hash(source: str) -> str:
@@ -136,7 +144,7 @@ def _environment(words: Words) -> Environment:
     environment.filters.update(
         text=lambda text: _safe(text, words),
         detail=lambda text: _safe(text, words, _DETAIL),
-        exact=money,
+        exact=plain,
         iso=instant,
     )
     return environment
@@ -152,9 +160,7 @@ def _actions(document: Document, words: Words) -> list[dict[str, object]]:
     for name in headline.present(document):
         of = document.events[name] if name in figures.SURPLUS else document.rows[name]
         counts, spends = document.reasons.get(name, {}), document.reason_spend.get(name, {})
-        reasons = [
-            (words.of_reason(code), count, spends.get(code)) for code, count in counts.items() if count
-        ]
+        reasons = [(words.of_reason(code), count, spends.get(code)) for code, count in counts.items() if count]
         actions.append(
             {
                 "name": name,
@@ -193,9 +199,7 @@ def _groups(make: _Make, document: Document, words: Words) -> _View:
     ):
         last = number >= _LINES
         head = _Shown(str(line[0]), css="rest") if last else _name(line[0], kinds[0], none, words)
-        cells = [
-            _shown(cell, kind, words, quiet=True) for cell, kind in zip(line[1:], kinds[1:], strict=True)
-        ]
+        cells = [_shown(cell, kind, words, quiet=True) for cell, kind in zip(line[1:], kinds[1:], strict=True)]
         lines.append(_Line([head, *cells], charts.outcome_bar(sides), last))
     return _View(
         f"t-{table.name}",
@@ -208,20 +212,20 @@ def _groups(make: _Make, document: Document, words: Words) -> _View:
     )
 
 
-def _plain(table: Table, words: Words) -> _View:
+def _plain(table: Table, words: Words, *, quiet: bool = False) -> _View:
     """Any other table as it is."""
     kinds = [column.kind for column in table.columns]
     return _View(
         f"t-{table.name}",
         table.title,
         [_heading(column) for column in table.columns],
-        [_Line(_cells(line, kinds, words)) for line in table.lines],
+        [_Line(_cells(line, kinds, words, quiet=quiet), sum="total" in line) for line in table.lines],
         None if table.total is None else _cells(table.total, kinds, words),
     )
 
 
-def _cells(line: Line, kinds: Sequence[Kind], words: Words) -> list[_Shown]:
-    return [_shown(cell, kind, words) for cell, kind in zip(line, kinds, strict=True)]
+def _cells(line: Line, kinds: Sequence[Kind], words: Words, *, quiet: bool = False) -> list[_Shown]:
+    return [_shown(cell, kind, words, quiet=quiet) for cell, kind in zip(line, kinds, strict=True)]
 
 
 def _heading(column: Column) -> _Heading:
@@ -243,20 +247,11 @@ def _shown(cell: Cell, kind: Kind, words: Words, *, quiet: bool = False, css: st
     if isinstance(cell, date):
         return _Shown(words.day(cell), cell.isoformat(), css="t")
     if isinstance(cell, str):
-        return _Shown(_worded(cell, kind, words), css=css or ("id" if kind == "text" else ""))
+        return _Shown(_safe(words.worded(cell, kind), words), css=css or ("id" if kind == "text" else ""))
     if quiet and not cell:
         return _Shown("–", "0", css="n z")
     if isinstance(cell, Decimal):
-        text, exact = (words.units if kind == "units" else words.money)(cell), money(cell)
+        text, exact = (words.units if kind == "units" else words.money)(cell), plain(cell)
         tooltip = exact if kind == "money" and cell != rounded(cell) else None
         return _Shown(text, exact, tooltip, css="n")
     return _Shown(words.count(cell), str(cell), css="n")
-
-
-def _worded(code: str, kind: Kind, words: Words) -> str:
-    """A code in words, where its kind has words; else the text, made safe to look at."""
-    if kind == "side":
-        return words.text(f"side_{code}")
-    if kind == "class":
-        return words.text("total") if code == "total" else words.of_class(code).label
-    return _safe(code, words)

@@ -14,7 +14,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import BinaryIO, Final
 
-from reconcile.document import Document, instant, money
+from reconcile.document import Document, instant
+from reconcile.money import plain
 from reconcile.report import made, tables
 from reconcile.report.shown import defused, visible
 from reconcile.report.tables import Cell, Kind, Table
@@ -37,7 +38,7 @@ TABLES: Final[Mapping[str, Callable[[Document, Words], Table]]] = {
 
 
 def write(table: Table, words: Words, target: BinaryIO) -> None:
-    """Writes the header and the lines; sums are left to the reader, so that a filter or a pivot is not off by double."""
+    """Writes the header and the lines; no total line, which a pivot would count twice."""
     text = io.TextIOWrapper(target, encoding="utf-8-sig", newline="")
     lines = csv.writer(text)
     lines.writerow([column.key for column in table.columns])
@@ -54,9 +55,7 @@ def _cell(cell: Cell, kind: Kind, words: Words) -> str | int:
     if isinstance(cell, str):
         return defused(visible(cell))
     if isinstance(cell, Decimal):
-        return money(cell)
+        return plain(cell)
     if isinstance(cell, datetime):
-        return (
-            cell.astimezone(words.zone).isoformat("T", "milliseconds") if kind == "local" else instant(cell)
-        )
+        return cell.astimezone(words.zone).isoformat("T", "milliseconds") if kind == "local" else instant(cell)
     return cell.isoformat() if isinstance(cell, date) else cell

@@ -13,15 +13,13 @@ from typing import Final, Literal, TypeAlias
 
 import pandas as pd
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document, Group, decimal_of
-from reconcile.money import add
+from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document, Group
+from reconcile.money import add, decimal_of
 from reconcile.report import figures
 from reconcile.report.figures import Sides
 from reconcile.report.words import Words
 
-Kind: TypeAlias = Literal[
-    "text", "code", "side", "class", "count", "money", "units", "day", "instant", "local"
-]
+Kind: TypeAlias = Literal["text", "code", "side", "class", "count", "money", "units", "day", "instant", "local"]
 Cell: TypeAlias = str | int | Decimal | date | datetime | None
 Line: TypeAlias = tuple[Cell, ...]
 
@@ -42,7 +40,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`lines` are as wide as `columns` and can be read again and again. `total` is the exact sum of the lines, None where adding up means nothing."""
+    """`lines` are as wide as `columns` and can be read again and again.
+
+    `total` is the exact sum of the lines, None where adding up means nothing.
+    """
 
     name: str
     title: str
@@ -88,10 +89,7 @@ def by_charge_id_and_day(document: Document, words: Words) -> Table:
         "by-charge-id-and-day",
         words.text("section_heat"),
         (_key("day", words), _key("charge_id", words), *(measure.column for measure in measures)),
-        [
-            (group.day, group.charge_id, *(measure.of(figures.sides(group)) for measure in measures))
-            for group in groups
-        ],
+        [(group.day, group.charge_id, *(measure.of(figures.sides(group)) for measure in measures)) for group in groups],
     )
 
 
@@ -110,9 +108,7 @@ def parts(name: str, document: Document, words: Words, limit: int | None = None)
             group.charge_id or group.model or "",
         ),
     )
-    lines: list[tuple[Cell, Sides]] = [
-        (getattr(group, key), figures.sides(group)) for group in ordered[:limit]
-    ]
+    lines: list[tuple[Cell, Sides]] = [(getattr(group, key), figures.sides(group)) for group in ordered[:limit]]
     rest = ordered[len(lines) :]
     if rest:
         lines.append((words.text("rest_line", count=words.count(len(rest))), figures.combined(rest)))
@@ -292,9 +288,7 @@ def lago_usage(document: Document, words: Words) -> Table:
         [
             (
                 usage.charge_id,
-                words.text(f"period_{usage.period}")
-                if words.knows(f"period_{usage.period}")
-                else usage.period,
+                words.text(f"period_{usage.period}") if words.knows(f"period_{usage.period}") else usage.period,
                 usage.period_from,
                 usage.period_to,
                 usage.events_units,
@@ -381,10 +375,10 @@ def _key(key: str, words: Words) -> Column:
 
 def _measures(words: Words) -> list[_Measure]:
     def row(name: str, field: str) -> Callable[[Sides], Cell]:
-        return lambda of: getattr(of.row(name), field)  # type: ignore[no-any-return]  # the fields are int or Decimal
+        return lambda of: getattr(of.row(name), field)
 
     def event(name: str, field: str) -> Callable[[Sides], Cell]:
-        return lambda of: getattr(of.event(name), field)  # type: ignore[no-any-return]  # as above
+        return lambda of: getattr(of.event(name), field)
 
     def label(key: str, name: str) -> str:
         return words.text(key, label=words.of_class(name).label)
@@ -418,21 +412,14 @@ def _measures(words: Words) -> list[_Measure]:
         count, spend = label("col_event_class_count", name), label("col_event_class_spend", name)
         measures += [
             _Measure(Column(f"lago_{name}_count", count, "count"), event(name, "count")),
-            _Measure(
-                Column(f"lago_{name}_spend", spend, "money", words.of_class(name).label), event(name, "spend")
-            ),
+            _Measure(Column(f"lago_{name}_spend", spend, "money", words.of_class(name).label), event(name, "spend")),
         ]
     return measures
 
 
 def present_columns(document: Document, table: Table) -> list[str]:
     """The columns of a table of groups, without those of classes that have no member in the document."""
-    empty = {
-        f"{name}_{field}"
-        for name in ROW_CLASSES
-        if not document.rows[name].count
-        for field in ("count", "spend")
-    }
+    empty = {f"{name}_{field}" for name in ROW_CLASSES if not document.rows[name].count for field in ("count", "spend")}
     empty |= {
         f"lago_{name}_{field}"
         for name in EVENT_CLASSES

@@ -30,9 +30,7 @@ def render(document: Document, console: Console, language: str) -> None:
     console.print(Text(f"  {head.lead}"))
     console.print(Text(f"  {head.period} ({document.method.time_zone}) · {head.stream}", style="dim"))
     if document.fault is not None:
-        console.print(
-            Text(f"  {words.of_fault(document.fault.kind)} {visible(document.fault.message)}", style="red")
-        )
+        console.print(Text(f"  {words.of_fault(document.fault.kind)} {visible(document.fault.message)}", style="red"))
     if head.nature:
         console.print(Text(f"  {head.nature}"))
     if figures.sides(document).open_count == 0 and document.status == "agreed":
@@ -94,9 +92,7 @@ def _top(document: Document) -> list[Group]:
 
 
 def _charge_ids(groups: list[Group], words: Words) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=words.text("top_charge_ids"), title_justify="left"
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=words.text("top_charge_ids"), title_justify="left")
     table.add_column(words.text("col_charge_id"), overflow="fold")
     for key in ("col_rows_count", "col_rows_spend", "col_open"):
         table.add_column(words.text(key), justify="right", no_wrap=True)
@@ -120,9 +116,7 @@ def _next_steps(document: Document, console: Console, words: Words) -> None:
         steps = [] if reasons else [wording.next]
         for code, count in reasons.items():
             of_reason = words.of_reason(code)
-            steps.append(
-                f"{visible(of_reason.label)} ({words.count(count)}): {of_reason.next or wording.next}"
-            )
+            steps.append(f"{visible(of_reason.label)} ({words.count(count)}): {of_reason.next or wording.next}")
         console.print(Padding(Text(wording.label, style="yellow"), (0, 0, 0, 4)))
         for step in steps:
             console.print(Padding(Text(step), (0, 0, 0, 6)))

@@ -40,9 +40,8 @@ class Wording:
 
 def languages() -> tuple[str, ...]:
     """The tags of the languages there are, such as `en` and `zh-CN`."""
-    return tuple(
-        sorted(entry.name.removesuffix(".toml") for entry in _FILES.iterdir() if entry.name.endswith(".toml"))
-    )
+    names = (entry.name for entry in _FILES.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 class Words:
@@ -84,6 +83,14 @@ class Words:
     def of_fault(self, kind: str) -> str:
         return str(self._data["faults"].get(kind, kind))
 
+    def worded(self, code: str, kind: str) -> str:
+        """A cell's code in words where its kind of column has words; else the text as it is."""
+        if kind == "side":
+            return self.text(f"side_{code}")
+        if kind == "class":
+            return self.text("total") if code == "total" else self.of_class(code).label
+        return code
+
     def charge_by(self, name: str) -> str:
         """What the charge ID names, such as "team"; an unknown column is shown as it is."""
         key = f"charge_by_{name}"
@@ -106,8 +113,7 @@ class Words:
 
     def units(self, number: Decimal) -> str:
         """A quantity in Lago's units, with up to six decimals."""
-        value = _WIDE.quantize(number, Decimal("1e-6")) if number.as_tuple().exponent < -6 else number  # type: ignore[operator]  # finite: the document holds no NaN
-        return format_decimal(value, format="#,##0.######", locale=self._locale)
+        return format_decimal(_to_places(number, 6), format="#,##0.######", locale=self._locale)
 
     def currency_units(self, cents: int, currency: str) -> Decimal:
         """An amount of the currency's smallest unit, as Lago gives it, in the currency's main unit."""
@@ -121,15 +127,20 @@ class Words:
 
     def minute(self, moment: datetime) -> str:
         """To the minute in the report's time zone, without the zone's name."""
-        return format_datetime(
-            moment.astimezone(self.zone), self._formats["minute"], self.zone, locale=self._locale
-        )
+        return format_datetime(moment.astimezone(self.zone), self._formats["minute"], self.zone, locale=self._locale)
 
-    def instant(self, moment: datetime) -> str:
-        """To the second in the report's time zone, with the offset from UTC, which tells an hour that comes twice."""
-        local = moment.astimezone(self.zone)
-        shown = format_datetime(local, self._formats["instant"], self.zone, locale=self._locale)
-        return f"{shown} ({offset(local)})"
+    def moment(self, at: datetime) -> str:
+        """To the second in the report's time zone."""
+        return format_datetime(at.astimezone(self.zone), self._formats["instant"], self.zone, locale=self._locale)
+
+    def offset(self, at: datetime) -> str:
+        """The zone's offset then, as in `UTC+01:00`: it tells the two readings of an hour that comes twice."""
+        text = at.astimezone(self.zone).strftime("%z")
+        return f"UTC{text[:3]}:{text[3:5]}"
+
+    def instant(self, at: datetime) -> str:
+        """Moment and offset."""
+        return f"{self.moment(at)} ({self.offset(at)})"
 
     def _wording(self, section: str, name: str) -> Wording:
         entry = self._data[section].get(name)
@@ -145,9 +156,3 @@ def rounded(amount: Decimal) -> Decimal:
 
 def _to_places(amount: Decimal, places: int) -> Decimal:
     return amount.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP, context=_WIDE)
-
-
-def offset(local: datetime) -> str:
-    """The offset of an aware datetime, as in `UTC+01:00`."""
-    text = local.strftime("%z")
-    return f"UTC{text[:3]}:{text[3:5]}"
