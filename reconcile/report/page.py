@@ -192,7 +192,7 @@ def _groups(make: _Make, document: Document, words: Words) -> _View:
     events += [f"lago_{name}_spend" for name in figures.SURPLUS if f"lago_{name}_spend" in spends]
     chosen = table.of([table.columns[0].key, "open_spend", *rows, *events])
     kinds = [column.kind for column in chosen.columns]
-    none = words.text("no_model" if table.name == "by-model" else "no_charge_id")
+    none = words.text("nobody")
     lines = []
     for number, (line, (_, sides)) in enumerate(
         zip(chosen.lines, tables.parts(table.name, document, words, _LINES), strict=True)

@@ -308,7 +308,7 @@ def findings(document: Document, words: Words) -> Table:
         "findings",
         words.text("section_findings"),
         (
-            Column("kind", words.text("col_reason_code"), "code"),
+            Column("kind", words.text("col_kind"), "code"),
             Column("title", words.text("col_finding"), "text"),
             Column("text", words.text("col_text"), "text"),
             Column("count", words.text("col_count"), "count"),

@@ -97,7 +97,7 @@ def _charge_ids(groups: list[Group], words: Words) -> Table:
     for key in ("col_rows_count", "col_rows_spend", "col_open"):
         table.add_column(words.text(key), justify="right", no_wrap=True)
     for group in groups:
-        name = words.text("no_charge_id") if group.charge_id is None else visible(group.charge_id)
+        name = words.text("nobody") if group.charge_id is None else visible(group.charge_id)
         total = group.rows["total"]
         table.add_row(
             Text(shortened(name, _ID_WIDTH, words.text("truncated"))),

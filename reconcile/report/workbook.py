@@ -6,6 +6,7 @@ always written as strings: nothing in them becomes a formula, a number or a link
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -20,7 +21,7 @@ from xlsxwriter.format import Format
 from xlsxwriter.utility import xl_range
 from xlsxwriter.worksheet import Worksheet
 
-from reconcile.document import ROW_CLASSES, Document
+from reconcile.document import Document
 from reconcile.report import figures, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import Cell, Column, Kind, Table
@@ -88,25 +89,25 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
 
 def _fill(book: _Book, document: Document, words: Words) -> None:
     styles = _styles(book)
-    summary = book.add_worksheet(words.text("sheet_summary"))
+    summary = _sheet(book, words.text("sheet_summary"))
     row = _summary(summary, document, words, styles)
     for key, make in (("charge_ids", tables.by_charge_id), ("models", tables.by_model), ("days", tables.by_day)):
         table = make(document, words)
         table = table.of(tables.present_columns(document, table))
         name = words.text(f"sheet_{key}")
-        lines = _table(book.add_worksheet(name), table, words, styles)
+        lines = _table(_sheet(book, name), table, words, styles)
         if lines:
             chart = _chart(book, name, table, min(lines, _CHARTED[key]), key, document, words)
             summary.insert_chart(row, 0, chart)
             row += _CHART_ROWS
-    entries = book.add_worksheet(words.text("sheet_discrepancies"))
+    entries = _sheet(book, words.text("sheet_discrepancies"))
     lines = _table(entries, tables.discrepancies(document, words, LISTED), words, styles)
     if len(document.discrepancies) > lines:
         total = words.count(len(document.discrepancies))
         entries.write_string(
             lines + 2, 0, words.text("workbook_limited", shown=words.count(lines), total=total), styles.strong
         )
-    method = book.add_worksheet(words.text("sheet_method"))
+    method = _sheet(book, words.text("sheet_method"))
     method.set_column(0, 0, 34)
     method.set_column(1, 1, 90)
     for number, text in enumerate(("method_scope", "method_lead", "unit")):
@@ -114,6 +115,15 @@ def _fill(book: _Book, document: Document, words: Words) -> None:
     for number, (label, value) in enumerate([*made.basis(document, words), *made.making(document, words)], 4):
         method.write_string(number, 0, _safe(label, words), styles.strong)
         method.write_string(number, 1, _safe(value, words), styles.wrapped)
+
+
+def _sheet(book: _Book, name: str) -> Worksheet:
+    """A sheet that prints on A4 across its width."""
+    sheet = book.add_worksheet(name)
+    sheet.set_paper(9)
+    sheet.set_landscape()
+    sheet.fit_to_pages(1, 0)
+    return sheet
 
 
 def _summary(sheet: Worksheet, document: Document, words: Words, styles: _Styles) -> int:
@@ -169,11 +179,13 @@ def _table(sheet: Worksheet, table: Table, words: Words, styles: _Styles) -> int
     _headings(sheet, 0, table.columns, styles)
     sheet.set_row(0, 32)
     sheet.freeze_panes(1, 1)
+    sheet.repeat_rows(0)
     row = 0
     for line in table.lines:
         row += 1
         for number, (cell, column) in enumerate(zip(line, table.columns, strict=True)):
-            _cell(sheet, row, number, cell, column.kind, words, styles.cells)
+            shown = words.text("nobody") if cell is None and number == 0 else cell
+            _cell(sheet, row, number, shown, column.kind, words, styles.cells)
     sheet.autofilter(0, 0, max(row, 1), len(table.columns) - 1)
     if table.total is not None:
         for number, (cell, column) in enumerate(zip(table.total, table.columns, strict=True)):
@@ -218,7 +230,7 @@ def _chart(book: _Book, sheet: str, table: Table, lines: int, key: str, document
     """LiteLLM's spend of the first `lines` lines, stacked by class."""
     chart = book.add_chart({"type": "column" if key == "days" else "bar", "subtype": "stacked"})
     keys = [column.key for column in table.columns]
-    for name in ROW_CLASSES:
+    for name in itertools.chain.from_iterable(figures.OUTCOMES.values()):
         if document.rows[name].count:
             at = keys.index(f"{name}_spend")
             chart.add_series(
