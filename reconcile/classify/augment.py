@@ -40,9 +40,15 @@ def augment(
         if free is None:
             visited.update(came_from)
             continue
-        row: int | None = free
-        while row is not None:
-            via = came_from[row]
-            row_before = row_of.get(via)
-            row_of[via], event_of[row] = row, via
-            row = row_before if via != event else None
+        _turn_over(free, came_from, row_of, event_of)
+
+
+def _turn_over(
+    row: int | None, came_from: dict[int, int], row_of: dict[int, int], event_of: dict[int, int]
+) -> None:
+    """Pairs every row of the path with the event from which it was reached, back to the event without a row."""
+    while row is not None:
+        event = came_from[row]
+        given_up = row_of.get(event)
+        row_of[event], event_of[row] = row, event
+        row = given_up

@@ -277,7 +277,8 @@ class Stages:
             for names in c.models:
                 model |= (names.rows[near] == names.events[event]) & (names.rows[near] >= 0)
             tokens = c.tokens[int(c.carried[event])]
-            return near[model & (tokens.rows[near] == tokens.events[event])].tolist()
+            chosen: list[int] = near[model & (tokens.rows[near] == tokens.events[event])].tolist()
+            return chosen
 
         free = self.events.order(coarse.events[free], free)
         augment(free.tolist(), neighbours, row_of, {row: event for event, row in row_of.items()})

@@ -295,8 +295,8 @@ def _appended(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 def _names(frame: pd.DataFrame) -> dict[str, pd.Categorical]:
     return {
-        "class": pd.Categorical.from_codes(frame["kind"].to_numpy(), list(KINDS)),
-        "reason": pd.Categorical.from_codes(frame["reason"].to_numpy(), list(REASONS)),
+        "class": pd.Categorical.from_codes(frame["kind"].to_numpy(), pd.Index(KINDS)),
+        "reason": pd.Categorical.from_codes(frame["reason"].to_numpy(), pd.Index(REASONS)),
     }
 
 

@@ -1,0 +1,273 @@
+"""Adds up the classes, exactly and in money, and proves that they add up to what was read. Pure.
+
+Totals are kept per class, charge ID and day and per class and model; everything else is a sum of those, so that every
+total is the sum of its lines.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reconcile.document import (
+    DISCREPANCY_CLASSES,
+    DISCREPANCY_COLUMNS,
+    EVENT_CLASSES,
+    ROW_CLASSES,
+    EventTotals,
+    Group,
+    RowTotals,
+)
+from reconcile.errors import BooksFault
+from reconcile.money import add, decimal_of, total
+
+Key = tuple[str, str, date]  # class, charge ID ('' for none), day
+Days = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
+Totals = TypeVar("Totals", RowTotals, EventTotals)
+
+
+def billable_spend(spend: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """NaN, infinite and negative spend counts as 0."""
+    return np.where(np.isfinite(spend) & (spend > 0), spend, 0.0)
+
+
+class Books:
+    """The running totals of one window. `days` gives the local day of each time (ms)."""
+
+    def __init__(self, days: Days) -> None:
+        self._days = days
+        self.rows: dict[Key, RowTotals] = {}
+        self.events: dict[Key, EventTotals] = {}
+        self.row_models: dict[tuple[str, str], RowTotals] = {}
+        self.event_models: dict[tuple[str, str], EventTotals] = {}
+        self.reasons: dict[tuple[str, str], tuple[int, Decimal]] = {}
+        self.ambiguous = 0
+        self._read_rows, self._read_events = RowTotals(), EventTotals()
+        self._discrepancies: list[pd.DataFrame] = []
+
+    def read(self, rows: pd.DataFrame, event_costs: npt.NDArray[np.float64]) -> None:
+        """Counts what was read, before it is classified."""
+        self._read_rows += RowTotals(
+            len(rows),
+            total(billable_spend(rows["spend"].to_numpy(np.float64))),
+            int(rows["prompt_tokens"].sum()),
+            int(rows["completion_tokens"].sum()),
+        )
+        self._read_events += EventTotals(len(event_costs), total(event_costs))
+
+    def add_rows(self, rows: pd.DataFrame) -> None:
+        """Takes classified rows: class, reason, charge_id, model, usage_ms, spend, tokens, ambiguous, and for
+        discrepancies request_id, transaction_id, event_cost, detail."""
+        spend = billable_spend(rows["spend"].to_numpy(np.float64))
+        sizes = {
+            "prompt": rows["prompt_tokens"].to_numpy(np.int64),
+            "completion": rows["completion_tokens"].to_numpy(np.int64),
+        }
+        day = self._days(rows["usage_ms"].to_numpy(np.int64))
+
+        def made(at: npt.NDArray[np.int64], money: Decimal) -> RowTotals:
+            return RowTotals(len(at), money, int(sizes["prompt"][at].sum()), int(sizes["completion"][at].sum()))
+
+        _accumulate(self.rows, [rows["class"], rows["charge_id"], pd.Series(day)], spend, made)
+        _accumulate(self.row_models, [rows["class"], rows["model"]], spend, made)
+        reasons: dict[tuple[str, str], RowTotals] = {}
+        _accumulate(reasons, [rows["class"], rows["reason"]], spend, made)
+        for key, found in reasons.items():
+            count, money = self.reasons.get(key, (0, Decimal(0)))
+            self.reasons[key] = (count + found.count, add((money, found.spend)))
+        self.ambiguous += int(rows["ambiguous"].sum())
+        self._keep(
+            rows,
+            rows["usage_ms"],
+            row_spend=spend,
+            event_spend=rows["event_cost"].to_numpy(np.float64),
+            transaction_id=rows["transaction_id"],
+            request_id=rows["request_id"],
+        )
+
+    def add_events(self, events: pd.DataFrame, *, paired_outside: npt.NDArray[np.bool_]) -> None:
+        """Takes classified events: class, reason, charge_id, model, time_ms, cost, and for discrepancies
+        transaction_id, row_request_id, row_spend. `paired_outside` marks those whose row is not in the window."""
+        cost = np.nan_to_num(events["cost"].to_numpy(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        day = self._days(events["time_ms"].to_numpy(np.int64))
+
+        def made(at: npt.NDArray[np.int64], money: Decimal) -> EventTotals:
+            return EventTotals(len(at), money)
+
+        _accumulate(self.events, [events["class"], events["charge_id"], pd.Series(day)], cost, made)
+        _accumulate(self.event_models, [events["class"], events["model"]], cost, made)
+        # The pairs of the window stand with their rows already.
+        alone = events["class"].isin(("duplicate", "orphan")).to_numpy(bool) | paired_outside
+        listed = events[alone]
+        self._keep(
+            listed,
+            listed["time_ms"],
+            row_spend=listed["row_spend"].to_numpy(np.float64),
+            event_spend=cost[alone],
+            transaction_id=listed["transaction_id"],
+            request_id=listed["row_request_id"],
+        )
+
+    def _keep(
+        self,
+        frame: pd.DataFrame,
+        times: pd.Series,
+        *,
+        row_spend: npt.NDArray[np.float64],
+        event_spend: npt.NDArray[np.float64],
+        transaction_id: pd.Series,
+        request_id: pd.Series,
+    ) -> None:
+        wanted = frame["class"].isin(DISCREPANCY_CLASSES).to_numpy(bool)
+        if not wanted.any():
+            return
+        chosen = frame[wanted]
+        detail = chosen["detail"] if "detail" in chosen else pd.Series("", index=chosen.index)
+        self._discrepancies.append(
+            pd.DataFrame(
+                {
+                    "class": _text(chosen["class"]),
+                    "charge_id": _text(chosen["charge_id"]),
+                    "model": _text(chosen["model"]),
+                    "request_id": _text(request_id[wanted]),
+                    "transaction_id": _text(transaction_id[wanted]),
+                    "usage_time": pd.to_datetime(times[wanted].to_numpy(), unit="ms", utc=True).as_unit("ms"),
+                    "row_spend": row_spend[wanted],
+                    "event_spend": event_spend[wanted],
+                    "reason": _text(chosen["reason"]),
+                    "detail": _text(detail),
+                }
+            )
+        )
+
+    def discrepancies(self) -> pd.DataFrame:
+        """All of them, largest money first."""
+        if not self._discrepancies:
+            return pd.DataFrame({name: pd.Series(dtype="str") for name in DISCREPANCY_COLUMNS}).astype(
+                {"usage_time": "datetime64[ms, UTC]", "row_spend": "float64", "event_spend": "float64"}
+            )
+        frame = pd.concat(self._discrepancies, ignore_index=True)
+        money = np.nanmax(
+            np.abs(np.stack([frame["row_spend"].to_numpy(), frame["event_spend"].to_numpy(), np.zeros(len(frame))])),
+            axis=0,
+        )
+        frame["money"] = -money
+        by = ["money", "usage_time", "class", "request_id", "transaction_id"]
+        return frame.sort_values(by, kind="stable", ignore_index=True)[list(DISCREPANCY_COLUMNS)]
+
+    def check(self) -> None:
+        """Raises `BooksFault` where the classes do not add up to what was read, in count and in money."""
+        for side, read, groups in (
+            ("rows", self._read_rows, self.rows),
+            ("events", self._read_events, self.events),
+        ):
+            booked = _sum(groups.values(), type(read))
+            if booked != read:
+                raise BooksFault(f"the {side} do not add up: read {read}, classified {booked}")
+
+    def row_classes(self) -> dict[str, RowTotals]:
+        return _by_class(self.rows, ROW_CLASSES, RowTotals)
+
+    def event_classes(self) -> dict[str, EventTotals]:
+        return _by_class(self.events, EVENT_CLASSES, EventTotals)
+
+    def by_charge_id(self) -> tuple[Group, ...]:
+        rows, events = _regroup(self.rows, lambda key: key[1]), _regroup(self.events, lambda key: key[1])
+        return tuple(
+            Group(rows.get(name, _none(RowTotals)), events.get(name, _none(EventTotals)), charge_id=name or None)
+            for name in sorted(rows.keys() | events.keys())
+        )
+
+    def by_model(self) -> tuple[Group, ...]:
+        rows = _regroup(self.row_models, lambda key: key[1])
+        events = _regroup(self.event_models, lambda key: key[1])
+        return tuple(
+            Group(rows.get(name, _none(RowTotals)), events.get(name, _none(EventTotals)), model=name or None)
+            for name in sorted(rows.keys() | events.keys())
+        )
+
+    def by_day(self) -> tuple[Group, ...]:
+        rows, events = _regroup(self.rows, lambda key: key[2]), _regroup(self.events, lambda key: key[2])
+        return tuple(
+            Group(rows.get(day, _none(RowTotals)), events.get(day, _none(EventTotals)), day=day)
+            for day in sorted(rows.keys() | events.keys())
+        )
+
+    def by_charge_id_and_day(self) -> tuple[Group, ...]:
+        rows, events = _regroup(self.rows, lambda key: key[1:]), _regroup(self.events, lambda key: key[1:])
+        return tuple(
+            Group(rows.get(key, _none(RowTotals)), events.get(key, _none(EventTotals)), charge_id=key[0] or None, day=key[1])
+            for key in sorted(rows.keys() | events.keys())
+        )
+
+
+def _accumulate(
+    into: dict[Any, Totals],
+    keys: list[pd.Series],
+    amounts: npt.NDArray[np.float64],
+    made: Callable[[npt.NDArray[np.int64], Decimal], Totals],
+) -> None:
+    """Adds the groups of `keys` to `into`; money is added up exactly."""
+    if not len(amounts):
+        return
+    codes, words = [], []
+    for key in keys:
+        places, distinct = pd.factorize(key.reset_index(drop=True))
+        codes.append(places.astype(np.int64))
+        words.append(list(distinct))
+    group = codes[0]
+    for places, known in zip(codes[1:], words[1:], strict=True):
+        group = group * len(known) + places
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
+    ends = np.append(starts[1:], len(order))
+    distinct_amounts, place = np.unique(amounts, return_inverse=True)
+    decimals = [decimal_of(value) for value in distinct_amounts.tolist()]
+    place = place[order]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        members = order[start:end]
+        name = tuple(known[places[members[0]]] for places, known in zip(codes, words, strict=True))
+        found = made(members, add(decimals[i] for i in place[start:end].tolist()))
+        into[name] = into[name] + found if name in into else found
+
+
+def _by_class(groups: Mapping[Key, Totals], names: Iterable[str], kind: type[Totals]) -> dict[str, Totals]:
+    found: dict[str, Totals] = {"total": _sum(groups.values(), kind)}
+    by_class: dict[str, list[Totals]] = defaultdict(list)
+    for key, totals in groups.items():
+        by_class[key[0]].append(totals)
+    found |= {name: _sum(by_class.get(name, ()), kind) for name in names}
+    return found
+
+
+def _regroup(groups: Mapping[Any, Totals], part: Callable[[Any], Any]) -> dict[Any, dict[str, Totals]]:
+    found: dict[Any, dict[str, Totals]] = defaultdict(dict)
+    for key, totals in groups.items():
+        of_part = found[part(key)]
+        for name in ("total", key[0]):
+            of_part[name] = of_part[name] + totals if name in of_part else totals
+    return found
+
+
+def _sum(totals: Iterable[Totals], kind: type[Totals]) -> Totals:
+    result = kind()
+    for part in totals:
+        result = result + part
+    return result
+
+
+def _none(kind: type[Totals]) -> dict[str, Totals]:
+    return {"total": kind()}
+
+
+def _text(values: pd.Series) -> pd.api.extensions.ExtensionArray:
+    """Text, with none for ''."""
+    text = pd.Series(values.astype("str").array)
+    return text.where(text != "", None).array

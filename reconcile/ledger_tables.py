@@ -1,0 +1,129 @@
+"""The tables of schema `reconcile`. The migrations lead to exactly these (a test compares them)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "reconcile"
+
+metadata = MetaData(schema=SCHEMA)
+
+# One entry per run of any command that works on a window. `lago` is the address, `organization` Lago's own ID of the
+# organization (the address where Lago does not tell it). `document` is the result document without secrets.
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("lago", Text, nullable=False),
+    Column("organization", Text, nullable=False),
+    Column("event_code", Text, nullable=False),
+    Column("charge_by", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("window_from", DateTime(timezone=True), nullable=False),
+    Column("window_to", DateTime(timezone=True), nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True)),
+    Column("status", Text),
+    Column("exit_code", Integer),
+    Column("document", JSONB),
+    Index("runs_stream", "organization", "event_code", "charge_by", "started_at"),
+)
+
+# One entry per request and event code, whatever charge ID it has: a request is billed once per event code. Written
+# before the event is sent; `taken` says that Lago answered that it has it.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True),
+    Column("charge_by", Text, nullable=False),
+    Column("charge_id", Text, nullable=False),
+    Column("subscription_id", Text, nullable=False),
+    Column("transaction_id", Text, nullable=False),
+    Column("usage_ms", BigInteger, nullable=False),
+    Column("spend", Float(53), nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("sent_at", DateTime(timezone=True), nullable=False),
+    Column("taken", Boolean, nullable=False),
+    Index("deliveries_usage", "organization", "event_code", "usage_ms"),
+    Index("deliveries_transaction", "transaction_id"),
+)
+
+# What happened to each event, never changed: sent, then accepted, exists, refused or unknown, then verified.
+journal = Table(
+    "journal",
+    metadata,
+    Column("entry", BigInteger, primary_key=True, autoincrement=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("batch", Integer, nullable=False),
+    Column("transaction_id", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("http_status", Integer),
+    Column("reason", Text),
+    Index("journal_transaction", "transaction_id"),
+    Index("journal_run", "run_id", "batch"),
+)
+
+# Rows that are missing in Lago and were kept back; tried again by every later run of their stream. `row` holds what
+# the event is made from, since LiteLLM may delete the row.
+held = Table(
+    "held",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("charge_by", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True),
+    Column("usage_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("row", JSONB, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Index("held_usage", "organization", "event_code", "charge_by", "usage_ms"),
+)
+
+# How many rows began in an hour when it was last reconciled. `agreed` holds the hours' figures for a run that finds
+# nothing changed: the events that Lago had, and the settled totals.
+hours = Table(
+    "hours",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("charge_by", Text, primary_key=True),
+    Column("hour", DateTime(timezone=True), primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+)
+
+# The figures of slices that agreed, so that an unchanged one needs no reading: `rows` counted by their start from
+# `starts_from` to the slice's end, `events` in Lago, and the totals (compressed JSON).
+slices = Table(
+    "slices",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("charge_by", Text, primary_key=True),
+    Column("slice_from", DateTime(timezone=True), primary_key=True),
+    Column("slice_to", DateTime(timezone=True), primary_key=True),
+    Column("policy", Text, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("totals", LargeBinary, nullable=False),
+    Column("run_id", Text, nullable=False),
+)
