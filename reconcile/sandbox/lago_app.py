@@ -81,8 +81,7 @@ def application(state: State, store: Store) -> Starlette:
         ("GET", "/invoices/{lago_id}", endpoints.find_invoice),
     )
     routes = [
-        Route(f"/api/v1{path}", endpoints.with_account(handler), methods=[method])
-        for method, path, handler in table
+        Route(f"/api/v1{path}", endpoints.with_account(handler), methods=[method]) for method, path, handler in table
     ]
     routes.append(Route("/health", health))
 
@@ -173,9 +172,7 @@ class Endpoints:
             return invalid(details)
         if account.clickhouse:
             return rendered("events", f"[{','.join(await self._store.insert_raw(account, events, now))}]")
-        stored, duplicates = await self._store.insert(
-            account, events, now, keep_partial=self._state.faults.before_1_39
-        )
+        stored, duplicates = await self._store.insert(account, events, now, keep_partial=self._state.faults.before_1_39)
         if duplicates:
             return invalid({str(index): DUPLICATE for index in duplicates})
         return rendered("events", f"[{','.join(stored)}]")
@@ -187,9 +184,7 @@ class Endpoints:
         if faults.before_list is not None:
             await run_in_threadpool(faults.before_list)
         query = request.query_params
-        filters: dict[str, Any] = {
-            name: query[name] for name in ("code", "external_subscription_id") if name in query
-        }
+        filters: dict[str, Any] = {name: query[name] for name in ("code", "external_subscription_id") if name in query}
         for name in ("timestamp_from", "timestamp_to"):
             if name in query:
                 moment = read_time(query[name])
@@ -231,9 +226,7 @@ class Endpoints:
             JOIN lago.customers AS customer ON customer.id = subscription.customer_id
             {CURRENT_PERIOD} WHERE {where}"""
         order = "subscription.started_at ASC NULLS FIRST, subscription.created_at ASC, subscription.id ASC"
-        return await self._page(
-            request, "subscriptions", Listing(SUBSCRIPTION_JSON, source, order, parameters)
-        )
+        return await self._page(request, "subscriptions", Listing(SUBSCRIPTION_JSON, source, order, parameters))
 
     async def list_customers(self, request: Request, account: Account) -> Response:
         source = "FROM lago.customers AS customer WHERE organization_id = %(organization)s"

@@ -21,9 +21,7 @@ DECIMAL = re.compile(r"\s*[+-]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)([eEdD
 DECIMAL_PREFIX = re.compile(r"\s*[+-]?(\d+(\.\d+)?|\.\d+)([eE][+-]?\d+)?")
 
 # What DateTime.iso8601 takes of the forms that clients send: no blank between date and time, no bare epoch.
-ISO_8601 = re.compile(
-    r"(\d{4}-\d{2}-\d{2}|\d{8})([Tt]\d{2}(:?\d{2}(:?\d{2}([.,]\d+)?)?)?([Zz]|[+-]\d{2}(:?\d{2})?)?)?"
-)
+ISO_8601 = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([Tt]\d{2}(:?\d{2}(:?\d{2}([.,]\d+)?)?)?([Zz]|[+-]\d{2}(:?\d{2})?)?)?")
 
 Errors = dict[str, list[str]] | str
 
@@ -55,11 +53,7 @@ class Event:
     def errors(self) -> dict[str, list[str]]:
         """Lago's model validations: transaction ID and code must not be blank."""
         blank = {"transaction_id": self.transaction_id, "code": self.code}
-        return {
-            name: ["value_is_mandatory"]
-            for name, value in blank.items()
-            if value is None or not value.strip()
-        }
+        return {name: ["value_is_mandatory"] for name, value in blank.items() if value is None or not value.strip()}
 
 
 def read_event(

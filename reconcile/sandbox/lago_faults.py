@@ -108,7 +108,7 @@ class Faults:
 
 def _default(status: int, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
     if status == 401:
-        return b'{"status":401,"error":"Unauthorized"}', {"content-type": "application/json", **headers}
+        return b'{"status":401,"error":"Unauthorized"}', {"content-type": "application/json; charset=utf-8", **headers}
     title = BAD_GATEWAY.get(status)
     if title is None:
         return b"", headers

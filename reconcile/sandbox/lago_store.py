@@ -169,9 +169,7 @@ FIND_RAW_EVENT = f"""SELECT {RAW_EVENT_JSON} FROM lago.events_raw AS event {COVE
     LIMIT 1"""  # noqa: S608 - constants
 
 
-def event_listing(
-    account: Account, filters: Mapping[str, Any], lag: float, *, unstable_ties: bool
-) -> Listing:
+def event_listing(account: Account, filters: Mapping[str, Any], lag: float, *, unstable_ties: bool) -> Listing:
     """GET /events, filtered by code, external_subscription_id, timestamp_from, timestamp_to, where given."""
     conditions = ["event.organization_id = %(organization)s"]
     for name in ("code", "external_subscription_id"):
@@ -188,9 +186,7 @@ def event_listing(
         return Listing(RAW_EVENT_JSON, source, "event.ingested_at DESC, event.transaction_id ASC", parameters)
     where = " AND ".join([*conditions, "event.deleted_at IS NULL"])
     ties = "random()" if unstable_ties else "transaction_id ASC"
-    return Listing(
-        EVENT_JSON, f"FROM lago.events AS event WHERE {where}", f'"timestamp" DESC, {ties}', parameters
-    )
+    return Listing(EVENT_JSON, f"FROM lago.events AS event WHERE {where}", f'"timestamp" DESC, {ties}', parameters)
 
 
 def insert_parameters(organization: str, events: Sequence[Event], received: Sequence[int]) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def units_statement(metric: Metric, *, clickhouse: bool, deduplicates: bool) -> 
             distinct='DISTINCT ON (transaction_id, "timestamp")' if deduplicates else "",
             order='ORDER BY transaction_id, "timestamp", sequence DESC' if deduplicates else "",
         )
-    numeric = (
-        "" if metric.aggregation_type == "count_agg" else r"WHERE properties->>%(field)s ~ '^-?\d+(\.\d+)?$'"
-    )
+    numeric = "" if metric.aggregation_type == "count_agg" else r"WHERE properties->>%(field)s ~ '^-?\d+(\.\d+)?$'"
     return f"SELECT {UNITS[metric.aggregation_type]}, count(*) FROM ({events}) AS event {numeric}"  # noqa: S608
 
 

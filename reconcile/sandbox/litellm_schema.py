@@ -30,12 +30,8 @@ def migrations() -> list[Path]:
     """
     found = importlib.util.find_spec("litellm_proxy_extras")
     if found is None or found.origin is None:
-        raise DatabaseFault(
-            "litellm-proxy-extras is not installed: pip install 'litellm-lago-reconcile[sandbox]'"
-        )
-    return sorted(
-        (Path(found.origin).parent / "migrations").glob("*/migration.sql"), key=lambda file: file.parent.name
-    )
+        raise DatabaseFault("litellm-proxy-extras is not installed: pip install 'litellm-lago-reconcile[sandbox]'")
+    return sorted((Path(found.origin).parent / "migrations").glob("*/migration.sql"), key=lambda file: file.parent.name)
 
 
 def migrate(url: str, upto: str | None = None) -> None:
@@ -88,9 +84,7 @@ def partition(url: str, first: date, last: date) -> None:
         while month <= last:
             following = (month + timedelta(days=32)).replace(day=1)
             connection.execute(
-                sql.SQL(
-                    'CREATE TABLE {} PARTITION OF "LiteLLM_SpendLogs" FOR VALUES FROM ({}) TO ({})'
-                ).format(
+                sql.SQL('CREATE TABLE {} PARTITION OF "LiteLLM_SpendLogs" FOR VALUES FROM ({}) TO ({})').format(
                     sql.Identifier(f"LiteLLM_SpendLogs_p{month:%Y%m}"),
                     sql.Literal(month.isoformat()),
                     sql.Literal(following.isoformat()),
@@ -116,9 +110,7 @@ def insert_rows(url: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     columns = list(rows[0])
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        SPEND_LOGS, sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(SPEND_LOGS, sql.SQL(", ").join(map(sql.Identifier, columns)))
     with psycopg.connect(url) as connection, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             copy.write_row([_value(column, row[column]) for column in columns])

