@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from real_litellm.live import LITELLM_VERSION, MODELS, RequestSpec, gateway  # noqa: E402
+from real_litellm.live import LITELLM_VERSION, RequestSpec, gateway  # noqa: E402
 from real_litellm.loopback import note_taking_lago  # noqa: E402
 
 from reconcile.sandbox.traffic import EVENT_CODE  # noqa: E402
@@ -142,16 +142,7 @@ def everyday_requests(rng: random.Random) -> list[RequestSpec]:
 def everyday_request(rng: random.Random) -> RequestSpec:
     kind = rng.choices(("chat", "embedding", "responses", "messages", "text", "image"), (80, 10, 5, 2, 2, 1))[0]
     stream = kind == "chat" and rng.random() < 0.35
-    model = {
-        "chat": lambda: rng.choices(
-            ("gpt-4o-mini", "gpt-4o", "claude", "gpt-4o-eu", "nova", "qwen", "bare"), (38, 20, 15, 8, 7, 10, 2)
-        )[0],
-        "embedding": lambda: "embed",
-        "responses": lambda: "gpt-4o",
-        "messages": lambda: "claude",
-        "text": lambda: "instruct",
-        "image": lambda: "image",
-    }[kind]()
+    model = model_of(rng, kind)
     if model == "nova":
         stream = False  # its answers are mocked whole
     team = rng.choices((*TEAMS, None), (45, 30, 22, 3))[0]
@@ -181,6 +172,14 @@ def everyday_request(rng: random.Random) -> RequestSpec:
         reply=f"{rng.getrandbits(128):032x}",
         call_id=new_uuid(rng),
     )
+
+
+def model_of(rng: random.Random, kind: str) -> str:
+    if kind == "chat":
+        names = ("gpt-4o-mini", "gpt-4o", "claude", "gpt-4o-eu", "nova", "qwen", "bare")
+        return rng.choices(names, (38, 20, 15, 8, 7, 10, 2))[0]
+    names_of_kind = {"embedding": "embed", "responses": "gpt-4o", "messages": "claude", "text": "instruct"}
+    return names_of_kind.get(kind, "image")
 
 
 def timed(rng: random.Random, spec: RequestSpec, start: int, duration: int | None = None) -> Plan:

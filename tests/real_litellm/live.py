@@ -30,7 +30,7 @@ from unittest import mock
 from .loopback import providers
 
 LITELLM_VERSION = "1.106.2"
-ROW_SECONDS = 20.0  # LiteLLM gives its callbacks this long (LOGGING_WORKER_MAX_TIME_PER_COROUTINE)
+ROW_SECONDS = 25.0  # LiteLLM gives a request's callbacks 20 s (LOGGING_WORKER_MAX_TIME_PER_COROUTINE)
 
 # What the proxy's config.yaml would hold: the name that clients ask for, and LiteLLM's name of the deployment.
 MODELS = {
@@ -64,10 +64,9 @@ class RequestSpec:
     `model` is a name of MODELS; `kind` one of chat, text, embedding, image, responses, messages. `team_id`, `user_id`
     and `organization_id` belong to the key. `end_user` is the `user` of the request's body, `header_end_user` the
     header `x-litellm-end-user-id`: the row has either, an event charged by end_user_id only the first.
-    `cached` requests (async only) go through LiteLLM's cache: the second of the same `reply` is a hit, and streams or
-    not makes a difference. `guardrail_cost` in USD is
-    in the row's spend but not in the event. `fails`: the provider refuses; the row is a failure and no event is sent.
-    `reply` becomes the provider's response ID, so equal replies collide, as real providers' IDs do.
+    `cached` requests (async only) go through LiteLLM's cache: the second of the same `reply` is a hit. `guardrail_cost`
+    in USD is in the row's spend but not in the event. `fails`: the provider refuses; the row is a failure, and no event
+    is sent. `reply` becomes the provider's response ID, so equal replies collide, as real providers' IDs do.
     """
 
     model: str = "gpt-4o-mini"
@@ -112,21 +111,20 @@ def gateway(lago_base: str, key: str, code: str, charge_by: str) -> Iterator[Cal
     rows = _row_writer()
     with providers() as base, mock.patch.dict(os.environ, environment):
         router = _router(base)
-        cache = litellm.Cache(type="local")
+        response_cache = litellm.Cache(type="local")
         # Cache() put a callback "cache" in; with it LiteLLM 1.106.2 posts the event of an image twice
         litellm.logging_callback_manager._reset_all_callbacks()
         litellm.callbacks = ["lago", rows]  # in this order: when the row is there, `lago` has had its turn
         try:
-            yield lambda spec: _send(router, rows, spec, cache if spec.cached else None)
+            yield lambda spec: _send(router, rows, spec, response_cache if spec.cached else None)
         finally:
             litellm.logging_callback_manager._reset_all_callbacks()
             litellm.cache = None
 
 
 @cache
-def _litellm() -> ModuleType:
+def _litellm() -> Any:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # the price list in the package, not the one on the net
-    os.environ["LITELLM_TELEMETRY"] = "False"
     import litellm
 
     litellm.suppress_debug_info = True
@@ -178,9 +176,9 @@ def _router(base: str) -> Any:
     return _litellm().Router(model_list=deployments, num_retries=0, disable_cooldowns=True, cache_responses=True)
 
 
-def _send(router: Any, rows: Any, spec: RequestSpec, cache: Any) -> dict[str, Any]:
+def _send(router: Any, rows: Any, spec: RequestSpec, response_cache: Any) -> dict[str, Any]:
     """One request to its end: the row that LiteLLM wrote for it."""
-    _litellm().cache = cache
+    _litellm().cache = response_cache
     auth = _auth(spec)
     data = _request(spec, auth)
     try:
@@ -192,7 +190,10 @@ def _send(router: Any, rows: Any, spec: RequestSpec, cache: Any) -> dict[str, An
         if not spec.fails:
             raise
         _await(_failure_hook(rows, auth, data, error))
-    row: dict[str, Any] = rows.written.get(timeout=ROW_SECONDS)
+    try:
+        row: dict[str, Any] = rows.written.get(timeout=ROW_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"LiteLLM wrote no row for {spec} (a Lago that hangs costs the row, too)") from None
     assert row["litellm_call_id"] == spec.call_id, "LiteLLM wrote a row that belongs to another request"
     return row
 
@@ -235,7 +236,7 @@ def _request(spec: RequestSpec, auth: Any) -> dict[str, Any]:
     if spec.header_end_user is not None:
         headers["x-litellm-end-user-id"] = spec.header_end_user
     path = _PATHS[spec.kind]
-    metadata = {"headers": headers, "endpoint": f"http://proxy.example{path}"}
+    metadata: dict[str, Any] = {"headers": headers, "endpoint": f"http://proxy.example{path}"}
     if spec.guardrail_cost:
         metadata["standard_logging_guardrail_information"] = [
             {
