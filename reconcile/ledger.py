@@ -222,22 +222,14 @@ class Ledger:
         )
 
     def claim(
-        self,
-        stream: Stream,
-        run_id: str,
-        batch: int,
-        rows: pd.DataFrame,
-        *,
-        settled_before: datetime,
-        ours: bool = False,
+        self, stream: Stream, run_id: str, rows: pd.DataFrame, *, settled_before: datetime, ours: bool = False
     ) -> set[tuple[str, int]]:
-        """Writes down, before they are sent, which rows a batch carries; gives the (request_id, start_ms) it may send.
+        """Writes down, before they are sent, which rows go out; gives the (request_id, start_ms) that may.
 
         A request that was handed to Lago for another charge ID stays with it, unless nothing is known of an answer and
         it was sent before `settled_before`. `ours` sends it all the same, as an operator may decide.
         `rows`: request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend.
         """
-        now = datetime.now(UTC)
         columns = ("request_id", "start_ms", "charge_id", "subscription_id", "transaction_id", "usage_ms", "spend")
         with self._begin() as connection:
             granted = connection.execute(
@@ -245,21 +237,25 @@ class Ledger:
                 {
                     **stream.key(),
                     "run_id": run_id,
-                    "sent_at": now,
+                    "sent_at": datetime.now(UTC),
                     "settled_before": settled_before,
                     "ours": ours,
                     **{name: rows[name].tolist() for name in columns},
                 },
-            ).all()
-            found = {(str(request_id), int(start_ms)) for request_id, start_ms in granted}
-            sent = [
-                {"at": now, "run_id": run_id, "batch": batch, "transaction_id": transaction_id, "what": "sent"}
-                for transaction_id, *key in rows[["transaction_id", "request_id", "start_ms"]].itertuples(index=False)
-                if tuple(key) in found
-            ]
-            if sent:
-                connection.execute(insert(journal), sent)
-            return found
+            )
+            return {(str(request_id), int(start_ms)) for request_id, start_ms in granted}
+
+    def sending(self, run_id: str, batch: int, transaction_ids: Sequence[str]) -> None:
+        """Takes down that a batch is about to leave."""
+        now = datetime.now(UTC)
+        with self._begin() as connection:
+            connection.execute(
+                insert(journal),
+                [
+                    {"at": now, "run_id": run_id, "batch": batch, "transaction_id": name, "what": "sent"}
+                    for name in transaction_ids
+                ],
+            )
 
     def answered(self, run_id: str, answers: Sequence[Mapping[str, Any]]) -> None:
         """Takes down what Lago answered: transaction_id, batch, what, http_status, reason."""

@@ -2,7 +2,7 @@
 
 from reconcile.classify.frames import EVENT_NUMBERS, EVENT_TEXT, ROW_NUMBERS, ROW_TEXT, Rules, no_events, no_rows
 from reconcile.classify.pairing import Reach
-from reconcile.classify.stream import Classification, Settled, classify
+from reconcile.classify.stream import Classification, Settled, as_rows, classify, compare_by_id
 
 __all__ = [
     "EVENT_NUMBERS",
@@ -13,7 +13,9 @@ __all__ = [
     "Reach",
     "Rules",
     "Settled",
+    "as_rows",
     "classify",
+    "compare_by_id",
     "no_events",
     "no_rows",
 ]

@@ -36,13 +36,22 @@ class Codes:
 class Content:
     """The comparable content of a set of rows and live events.
 
-    `models[0]` codes the rows' bare models, the further ones their other names; each carries the same codes for the
-    events. `tokens` compares the counts that the bits of its key name; `carried` holds those bits per event.
+    `models[0]` codes the rows' bare models, the further ones their other names; each carries the same codes for
+    the events. `tokens` compares the counts that the bits of its key name; `carried` holds those bits per event.
+
+    `cost` codes equal doubles. Being within the tolerance is no such equality: of three costs that follow one
+    another within it, the first and the last may be too far apart. `near_cost` gives all three one code, and
+    `several` says of each event whether its code holds more than one double. `same_cost` of `spend` and `sent` has
+    the last word.
     """
 
     subscription: Codes
     models: tuple[Codes, ...]
     cost: Codes
+    near_cost: Codes
+    several: Bools
+    spend: Doubles
+    sent: Doubles
     tokens: dict[int, Codes]
     carried: Ints
 
@@ -60,11 +69,20 @@ def content(rows: pd.DataFrame, events: pd.DataFrame) -> Content:
         if (others >= 0).any():
             models.append(Codes(others, event_models))
     carried = events["carried"].to_numpy(np.int64)
+    spend, sent = rows["spend"].to_numpy(np.float64), events["cost"].to_numpy(np.float64)
+    cost, near_cost, several = _cost_codes(spend, sent)
+    masks = {ALL_TOKENS, *np.unique(carried).tolist()}
     return Content(
-        subscription=Codes(rows["subscription"].to_numpy(np.int64), events["subscription"].to_numpy(np.int64)),
+        subscription=Codes(
+            rows["subscription"].to_numpy(np.int64), events["subscription"].to_numpy(np.int64)
+        ),
         models=tuple(models),
-        cost=_cost_codes(rows, events),
-        tokens={mask: _token_codes(rows, events, mask) for mask in {ALL_TOKENS, *np.unique(carried).tolist()}},
+        cost=cost,
+        near_cost=near_cost,
+        several=several,
+        spend=spend,
+        sent=sent,
+        tokens={mask: _token_codes(rows, events, mask) for mask in masks},
         carried=carried,
     )
 
@@ -85,7 +103,7 @@ def _mix(left: Ints, right: Ints, size: int) -> Ints:
     return np.where((left < 0) | (right < 0), -1, left * size + right)
 
 
-def same_cost(left: Doubles, right: Doubles) -> Bools:
+def same_cost(left: Doubles, right: Doubles | np.float64) -> Bools:
     """Equal doubles, or within 1e-9 relative."""
     finite = np.isfinite(left) & np.isfinite(right)
     with np.errstate(invalid="ignore"):
@@ -93,16 +111,21 @@ def same_cost(left: Doubles, right: Doubles) -> Bools:
     return np.asarray(finite & ((left == right) | near))
 
 
-def _cost_codes(rows: pd.DataFrame, events: pd.DataFrame) -> Codes:
-    """Costs that follow one another within the tolerance share a code; what is no amount has none."""
-    costs = np.concatenate((rows["spend"].to_numpy(np.float64), events["cost"].to_numpy(np.float64)))
+def _cost_codes(spend: Doubles, sent: Doubles) -> tuple[Codes, Codes, Bools]:
+    """`cost`, `near_cost` and `several` of Content; what is no amount has no code."""
+    costs = np.concatenate((spend, sent))
     usable = np.isfinite(costs)
     distinct, places = np.unique(costs[usable], return_inverse=True)
-    gaps = np.diff(distinct) > COST_TOLERANCE * np.maximum(np.abs(distinct[1:]), np.abs(distinct[:-1]))
-    cluster = np.concatenate(([0], np.cumsum(gaps))) if len(distinct) else np.empty(0, np.int64)
-    codes = np.full(len(costs), -1, np.int64)
-    codes[usable] = cluster[places]
-    return Codes(codes[: len(rows)], codes[len(rows) :])
+    apart = np.diff(distinct) > COST_TOLERANCE * np.maximum(np.abs(distinct[1:]), np.abs(distinct[:-1]))
+    cluster = np.concatenate(([0], np.cumsum(apart)))[: len(distinct)].astype(np.int64)
+    several = np.bincount(cluster) > 1
+    exact, near = np.full(len(costs), -1, np.int64), np.full(len(costs), -1, np.int64)
+    exact[usable], near[usable] = places, cluster[places]
+    split = len(spend)
+    in_several = np.zeros(len(sent), bool)
+    known = near[split:] >= 0
+    in_several[known] = several[near[split:][known]]
+    return Codes(exact[:split], exact[split:]), Codes(near[:split], near[split:]), in_several
 
 
 def _token_codes(rows: pd.DataFrame, events: pd.DataFrame, mask: int) -> Codes:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reconcile.classify.augment import augment
-from reconcile.classify.content import Bools, Codes, Content, content, join
+from reconcile.classify.content import Bools, Codes, Content, content, join, same_cost
 from reconcile.classify.frames import ALL_TOKENS
 from reconcile.classify.pairing import Ints, Names, Reach, order, pair, segments
 
@@ -52,7 +52,7 @@ class Stages:
         self.reach = reach
         self.rows, self.events = row_side(rows), event_side(events)
         self.content: Content = content(rows, events)
-        self.coarse = join(self.content.subscription, self.content.cost)
+        self.coarse = join(self.content.subscription, self.content.near_cost)
         self.irregular = self._irregular()
 
     def closure_keys(self) -> Codes:
@@ -75,12 +75,13 @@ class Stages:
     def _irregular(self) -> Bools:
         """Per subscription and cost: whether an event there could equal rows of several contents.
 
-        That is so for events without token counts, and for those under another name of a row's model.
+        That is so for events without token counts, for those under another name of a row's model, and where costs
+        differ within the tolerance.
         """
         c, coarse = self.content, self.coarse
         size = int(max(coarse.rows.max(initial=0), coarse.events.max(initial=0))) + 1
         irregular = np.zeros(size, bool)
-        irregular[coarse.events[(c.carried != ALL_TOKENS) & (coarse.events >= 0)]] = True
+        irregular[coarse.events[((c.carried != ALL_TOKENS) | c.several) & (coarse.events >= 0)]] = True
         for other in c.models[1:]:
             named = join(coarse, other)
             met = np.isin(named.events, np.unique(named.rows[named.rows >= 0]))
@@ -109,8 +110,13 @@ class Stages:
         c = self.content
         turns: dict[str, list[tuple[tuple[Codes, ...], int]]] = {
             "cost": [((c.subscription, model), mask) for mask in c.masks() for model in c.models],
-            "tokens": [((c.subscription, model, c.cost), mask) for mask in c.masks() if mask for model in c.models],
-            "model": [((c.subscription, c.cost), mask) for mask in c.masks()],
+            "tokens": [
+                ((c.subscription, model, c.near_cost), mask)
+                for mask in c.masks()
+                if mask
+                for model in c.models
+            ],
+            "model": [((c.subscription, c.near_cost), mask) for mask in c.masks()],
         }
         return self._in_turn(rows, events, turns[what], tokens=what != "tokens")
 
@@ -118,7 +124,7 @@ class Stages:
         """Pairs of equal content on different subscriptions."""
         c = self.content
         return self._in_turn(
-            rows, events, [((c.cost, model), mask) for mask in c.masks() for model in c.models]
+            rows, events, [((c.near_cost, model), mask) for mask in c.masks() for model in c.models]
         )
 
     def twins(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
@@ -130,7 +136,7 @@ class Stages:
             for model in c.models:
                 if not len(right) or not len(rows):
                     continue
-                keys = join(c.subscription, c.cost, model, c.tokens[mask])
+                keys = join(c.subscription, c.near_cost, model, c.tokens[mask])
                 of_mask = right[(c.carried[right] == mask) & (keys.events[right] >= 0)]
                 usable = rows[keys.rows[rows] >= 0]
                 met, nearest = self._nearest(keys, usable, of_mask)
@@ -148,11 +154,11 @@ class Stages:
             of_mask = events[c.carried[events] == mask]
             if not len(of_mask) or not len(rows):
                 continue
-            keys = [join(c.subscription, c.cost, c.tokens[mask])]
+            keys = [join(c.subscription, c.near_cost, c.tokens[mask])]
             for model in c.models:
                 keys.append(join(c.subscription, model, c.tokens[mask]))
-                keys.append(join(c.subscription, model, c.cost))
-                keys.append(join(model, c.cost, c.tokens[mask]))
+                keys.append(join(c.subscription, model, c.near_cost))
+                keys.append(join(model, c.near_cost, c.tokens[mask]))
             for key in keys:
                 usable_rows = rows[key.rows[rows] >= 0]
                 usable_events = of_mask[key.events[of_mask] >= 0]

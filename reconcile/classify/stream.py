@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from reconcile.classify.content import Bools
 from reconcile.classify.frames import (
     KIND,
     KINDS,
     REASON,
     REASONS,
+    TOKENS,
     Rules,
     Vocabulary,
     no_events,
@@ -29,6 +30,8 @@ from reconcile.classify.frames import (
 from reconcile.classify.identity import Pairs, pair_by_id, pair_by_other_charge_id
 from reconcile.classify.pairing import Ints
 from reconcile.classify.stages import Stages
+
+Texts = npt.NDArray[np.object_]
 
 _HAS_EVENT = (KIND["matched"], KIND["matched_live"])
 _FOREVER = np.iinfo(np.int64).max
@@ -52,6 +55,30 @@ class Settled:
 def classify(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> Settled:
     """Classifies two whole frames at once (ROWS and EVENTS columns, in any order)."""
     return Classification(rules).settle(rows, events, None)
+
+
+def compare_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> tuple[Texts, Texts]:
+    """Class and reason of each of `rows` (ROWS) by the event of its own ID among `events`; '' where there is none."""
+    vocabulary = Vocabulary()
+    compact = prepare_rows(rows, rules, vocabulary)
+    pairs = pair_by_id(compact, prepare_events(events, rules, vocabulary), rules, vocabulary)
+    kinds, reasons = np.full(len(rows), "", object), np.full(len(rows), "", object)
+    first = pairs.kinds != KIND["duplicate"]
+    kinds[pairs.rows[first]] = np.array(KINDS, object)[pairs.kinds[first]]
+    reasons[pairs.rows[first]] = np.array(REASONS, object)[pairs.reasons[first]]
+    return kinds, reasons
+
+
+def as_rows(settled: pd.DataFrame) -> pd.DataFrame:
+    """Settled rows as ROWS again; their model is the bare one."""
+    plain = settled.reset_index(drop=True)
+    empty = pd.array([""], dtype="str").take(np.zeros(len(plain), np.int64))
+    names = ("model_group", "provider", "status", "cache_hit", "earlier_id")
+    return plain[["request_id", "start_ms", "usage_ms", "spend", *TOKENS]].assign(
+        **{name: plain[name].astype("str") for name in ("charge_id", "subscription_id", "model")},
+        **dict.fromkeys(names, empty),
+        earlier_sure=np.zeros(len(plain), bool),
+    )
 
 
 class Classification:
@@ -198,8 +225,7 @@ class Classification:
             self._recent = recent[recent["usage_ms"].to_numpy() + span >= horizon_ms]
             self._rows = self._rows.drop(columns=["event_id"])
             self._events = self._events.drop(columns=["row_request_id", "row_spend"])
-        tokens = ["prompt_tokens", "completion_tokens", "total_tokens"]
-        settled_rows = rows[["request_id", "start_ms", "usage_ms", "spend", *tokens, "ambiguous", "event_cost"]].assign(
+        settled_rows = rows[["request_id", "start_ms", "usage_ms", "spend", *TOKENS, "ambiguous", "event_cost"]].assign(
             event_id=rows["event_id"].array,
             charge_id=words.decode(rows["charge"].to_numpy()),
             subscription_id=words.decode(rows["subscription"].to_numpy()),
@@ -207,7 +233,7 @@ class Classification:
             **_names(rows),
         )
         settled_events = events[
-            ["transaction_id", "time_ms", "cost", *tokens, "row_request_id", "row_spend"]
+            ["transaction_id", "time_ms", "cost", *TOKENS, "row_request_id", "row_spend"]
         ].assign(
             charge_id=words.decode(events["charge"].to_numpy()),
             subscription_id=words.decode(events["subscription"].to_numpy()),

@@ -31,7 +31,7 @@ def events_frame(events: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[
     - `timestamp`: datetime64[ms, UTC], cut (not rounded) to milliseconds.
     - `response_cost`, `prompt_tokens`, `completion_tokens`, `total_tokens`: float64, NaN where null, absent
       or malformed.
-    - `cost_null`: bool, the cost is null or absent.
+    - `cost_null`: bool, the cost is there and null, as LiteLLM sends it where it knows no price.
     - `malformed`: bool, a number is there that Lago does not count: a string such as `1e-05` or `.5`, an
       object.
 
@@ -63,7 +63,14 @@ def events_frame(events: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[
     columns["timestamp"] = _timestamps([event.get("timestamp") for event in events])
     columns["model"] = _texts(candidates("model"))
     columns["response_cost"] = numbers(costs)
-    columns["cost_null"] = np.array([value is None for value in costs], dtype=bool)
+    cost_names = names.get("response_cost", ("response_cost",))
+    columns["cost_null"] = np.array(
+        [
+            value is None and any(name in found for name in cost_names)
+            for value, found in zip(costs, properties, strict=True)
+        ],
+        dtype=bool,
+    )
     for field in NUMBER_FIELDS[1:]:
         columns[field] = numbers(candidates(field))
     columns["request_id"] = _texts(candidates("request_id"))

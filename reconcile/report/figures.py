@@ -103,7 +103,7 @@ def waterfall(document: Document) -> tuple[Step, ...]:
         return add([events[name].spend for name in names] + [rows[name].spend.copy_negate() for name in names])
 
     changes: list[tuple[str, Decimal, int | None]] = [
-        (name, rows[name].spend.copy_negate(), rows[name].count)
+        (name, add((Decimal(0), rows[name].spend.copy_negate())), rows[name].count)  # 0, not -0
         for name in ("excluded", "unattributed", "missing", "held", "rejected")
         if rows[name].count
     ]

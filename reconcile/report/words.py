@@ -149,7 +149,9 @@ class Words:
 
 def rounded(amount: Decimal) -> Decimal:
     """The amount as it is shown: two decimals; below 0.10 two significant digits, so that no sum looks like zero."""
-    places = 2 if not amount or amount.copy_abs() >= Decimal("0.1") else 1 - amount.adjusted()
+    if not amount:
+        return Decimal("0.00")  # also for -0
+    places = 2 if amount.copy_abs() >= Decimal("0.1") else 1 - amount.adjusted()
     shown = _to_places(amount, places).normalize(_WIDE)
     return _to_places(shown, max(2, -int(shown.as_tuple().exponent)))
 

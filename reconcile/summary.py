@@ -1,0 +1,192 @@
+"""From the closed books to the result document and the exit code. Reads nothing but what the run has gathered."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from reconcile import __version__
+from reconcile.books import Books
+from reconcile.document import (
+    EVENT_CLASSES,
+    ROW_CLASSES,
+    Document,
+    EventTotals,
+    Fault,
+    Finding,
+    Method,
+    Previous,
+    RowTotals,
+)
+from reconcile.errors import BooksFault, ReconcileError
+from reconcile.preflight import Sides
+from reconcile.settings import Settings
+from reconcile.window_run import WindowRun
+
+if TYPE_CHECKING:
+    from reconcile.job import Order, Timing
+
+EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
+# Reasons that always stand in the document, as 0 where there is no such row.
+_REASONS = {"excluded": ("failure",), "held": (), "rejected": ()}
+
+
+def document(
+    settings: Settings,
+    order: Order,
+    sides: Sides,
+    run_id: str,
+    timing: Timing,
+    work: WindowRun,
+    fault: ReconcileError | None,
+) -> Document:
+    """The document of a run. Books that do not balance make it incomplete."""
+    try:
+        work.books.check()
+    except BooksFault as error:
+        fault = fault or error
+    previous = sides.ledger.previous(sides.stream, (order.window.start, order.window.end), run_id) if not fault else None
+    findings = [Finding("lago_counts", warning) for warning in sides.warnings]
+    if work.pushed_doubtful:
+        findings.append(
+            Finding(
+                "pushed_doubtful",
+                f"{work.pushed_doubtful} rows whose event may be in Lago already were sent all the same, because "
+                f"RECONCILE_PUSH_DOUBTFUL={','.join(sorted(settings.push_doubtful))}",
+                work.pushed_doubtful,
+            )
+        )
+    return _assembled(
+        settings,
+        order,
+        run_id,
+        work.books,
+        verified=work.verified,
+        method=_method(
+            settings,
+            timing,
+            store="clickhouse" if sides.clickhouse else "postgres",
+            slices=work.slices,
+            requests=sides.lago.requests,
+            retries=sides.lago.retries,
+        ),
+        fault=fault,
+        findings=tuple(findings),
+        previous=_previous(previous),
+    )
+
+
+def of_nothing(settings: Settings, order: Order, run_id: str, timing: Timing, fault: ReconcileError) -> Document:
+    """The document of a run that a fault stopped before it could read anything."""
+    method = _method(settings, timing, store="", slices=0, requests=0, retries=0)
+    books = Books(lambda times: times)
+    return _assembled(settings, order, run_id, books, verified=None, method=method, fault=fault)
+
+
+def exit_code(found: Document, fail_on: Collection[str]) -> int:
+    """0, 1 or 3, by the document and the classes of RECONCILE_FAIL_ON."""
+    return EXIT_CODES[found.status]
+
+
+def _status(books: Books, fail_on: Collection[str], fault: ReconcileError | None) -> str:
+    if fault is not None:
+        return "incomplete"
+    rows, events = books.row_classes(), books.event_classes()
+    failing = [name for name in {*fail_on, "missing"} if _count(rows, name) or _count(events, name)]
+    return "discrepancies" if failing else "agreed"
+
+
+def _count(classes: Mapping[str, RowTotals] | Mapping[str, EventTotals], name: str) -> int:
+    return classes[name].count if name in classes else 0
+
+
+def _assembled(
+    settings: Settings,
+    order: Order,
+    run_id: str,
+    books: Books,
+    *,
+    verified: bool | None,
+    method: Method,
+    fault: ReconcileError | None,
+    findings: tuple[Finding, ...] = (),
+    previous: Previous | None = None,
+) -> Document:
+    reasons: dict[str, dict[str, int]] = {name: dict.fromkeys(always, 0) for name, always in _REASONS.items()}
+    spend: dict[str, dict[str, Decimal]] = {
+        name: dict.fromkeys(always, Decimal(0)) for name, always in _REASONS.items()
+    }
+    for (kind, reason), (count, money) in sorted(books.reasons.items()):
+        if kind in reasons or kind in ("mismatched", "misdirected", "missing"):
+            reasons.setdefault(kind, {})[reason] = count
+            spend.setdefault(kind, {})[reason] = money
+    return Document(
+        run_id=run_id,
+        command=order.command,
+        dry_run=order.dry_run,
+        status=_status(books, settings.fail_on, fault),
+        verified=verified,
+        window_from=order.window.start,
+        window_to=order.window.end,
+        lago=settings.lago_api_base,
+        event_code=settings.event_code,
+        charge_by=settings.charge_by,
+        rows=books.row_classes(),
+        events=books.event_classes(),
+        reasons=reasons,
+        reason_spend=spend,
+        ambiguous=books.ambiguous,
+        by_charge_id=books.by_charge_id(),
+        by_model=books.by_model(),
+        by_day=books.by_day(),
+        by_charge_id_and_day=books.by_charge_id_and_day(),
+        discrepancies=books.discrepancies(),
+        method=method,
+        fault=None if fault is None else Fault(fault.kind, str(fault)),
+        findings=findings,
+        previous=previous,
+    )
+
+
+def _method(
+    settings: Settings, timing: Timing, *, store: str, slices: int, requests: int, retries: int
+) -> Method:
+    return Method(
+        started_at=timing.started_at,
+        finished_at=datetime.now(UTC),
+        time_zone=settings.time_zone.key,
+        versions={
+            "reconcile": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("pandas", "pyarrow", "sqlalchemy", "httpx")},
+        },
+        settings=settings.public(),
+        lago_store=store,
+        slices=slices,
+        requests=requests,
+        retries=retries,
+        stage_seconds={name: round(seconds, 3) for name, seconds in timing.seconds.items()},
+    )
+
+
+def _previous(run: Mapping[str, Any] | None) -> Previous | None:
+    if run is None:
+        return None
+    found = run["document"]
+    rows = {
+        name: RowTotals(
+            totals["count"], Decimal(totals["spend"]), totals["prompt_tokens"], totals["completion_tokens"]
+        )
+        for name, totals in found["rows"].items()
+        if name in ("total", *ROW_CLASSES)
+    }
+    events = {
+        name: EventTotals(totals["count"], Decimal(totals["spend"]))
+        for name, totals in found["events"].items()
+        if name in ("total", *EVENT_CLASSES)
+    }
+    return Previous(run["run_id"], run["finished_at"], rows, events)
