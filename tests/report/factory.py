@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -170,6 +171,7 @@ def method(time_zone: str = "UTC", **changes: Any) -> Method:
     return Method(**{**values, **changes})
 
 
+@cache
 def typical(time_zone: str = "Europe/Berlin") -> Document:
     """A month with a little of everything: 12 charge IDs, 6 models, 30 days, every class and table."""
     zone = ZoneInfo(time_zone)
@@ -190,7 +192,8 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
     ]
     seconds = int((end - start).total_seconds())
     rare = (
-        ("mismatched", "cost"), ("mismatched", "tokens"), ("misdirected", "other_subscription"), ("missing", "not_sent"),
+        ("mismatched", "cost"), ("mismatched", "tokens"), ("misdirected", "other_subscription"),
+        ("missing", "not_sent"),
         ("held", "no_subscription"), ("held", "period_closed"), ("rejected", "invalid_spend"), ("rejected", "refused"),
         ("unattributed", "no_charge_id"), ("excluded", "failure_with_spend"),
     )  # fmt: skip
@@ -240,8 +243,8 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
             ),
         ),
         lago_usage=(
-            LagoUsage("team-atlas", "past", start, end, Decimal("812.4"), 1_733, Decimal("812.4"), 1_733, 81_240, "USD"),
-            LagoUsage("team-borealis", "current", end, end + timedelta(days=31), None, None, Decimal("1.5"), 9, 150, "EUR"),
+            LagoUsage("team-atlas", "past", start, end, Decimal("812.4"), 733, Decimal("812.4"), 733, 81_240, "USD"),
+            LagoUsage("team-b", "current", end, end + timedelta(days=31), None, None, Decimal("1.5"), 9, 150, "EUR"),
         ),
         findings=(Finding("lost_request_ids", "14 rows share the request ID 'None'.", 14, Decimal("0.31")),),
     )  # fmt: skip
@@ -259,6 +262,7 @@ def incomplete() -> Document:
     )
 
 
+@cache
 def hostile() -> Document:
     """Every string that a stranger chooses is a hostile one."""
     rows = [
@@ -277,11 +281,15 @@ def hostile() -> Document:
     )
 
 
+@cache
 def large(discrepancies: int = 100_000, charge_ids: int = 200, models: int = 30) -> Document:
     """A month of 31 days with one missing row per discrepancy and one matched row per charge ID and day."""
     end = FROM + timedelta(days=31)
     rows = [
-        Row("matched_live", "1.2345678", f"customer-{number:04d}", f"model-{number % models:02d}", FROM + timedelta(days=day))
+        Row(
+            "matched_live", "1.2345678", f"customer-{number:04d}", f"model-{number % models:02d}",
+            FROM + timedelta(days=day),
+        )
         for number in range(charge_ids)
         for day in range(31)
     ]  # fmt: skip
@@ -310,7 +318,7 @@ def _of_row(row: Row) -> tuple[str, str, Any, str]:
 
 def _group(sided: Iterable[tuple[str, str, Any, str]], **key: Any) -> Group:
     rows, events = {"total": RowTotals()}, {"total": EventTotals()}
-    for side, name, of, spend in sided:
+    for side, name, _, spend in sided:
         if side == "rows":
             one = RowTotals(1, Decimal(spend), 10, 4)
             rows["total"] += one
