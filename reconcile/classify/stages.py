@@ -96,7 +96,7 @@ class Stages:
         )
         open_events = events[self.irregular[self.coarse.events[events]] & (self.coarse.events[events] >= 0)]
         open_events = _without(open_events, paired_events, len(self.events.times))
-        if not len(open_events):
+        if not len(open_events) or not len(rows):
             return paired_rows, paired_events
         row_of = dict(zip(paired_events.tolist(), paired_rows.tolist(), strict=True))
         self._augment(rows, open_events, row_of)
@@ -283,7 +283,8 @@ class Stages:
             for names in c.models:
                 model |= (names.rows[near] == names.events[event]) & (names.rows[near] >= 0)
             tokens = c.tokens[int(c.carried[event])]
-            chosen: list[int] = near[model & (tokens.rows[near] == tokens.events[event])].tolist()
+            equal = model & (tokens.rows[near] == tokens.events[event])
+            chosen: list[int] = near[equal & same_cost(c.spend[near], c.sent[event])].tolist()
             return chosen
 
         free = self.events.order(coarse.events[free], free)
