@@ -53,7 +53,7 @@ class LagoStandIn:
         self.now = now
         self.faults = Faults()
         self.requests: list[RequestSeen] = []
-        self._url = database_url
+        self.database_url = database_url
         self._connection = psycopg.connect(database_url, autocommit=True)
         self._accounts: dict[str, Account] = {}
         self._expressions: dict[str, dict[str, Expression]] = {}
@@ -75,7 +75,7 @@ class LagoStandIn:
         def seen(method: str, path: str, query: str) -> None:
             self.requests.append(RequestSeen(method, path, query))
 
-        return FaultInjector(application(self, Store(self._url)), self.faults, seen)
+        return FaultInjector(application(self, Store(self.database_url)), self.faults, seen)
 
     def add_organization(
         self,

@@ -83,11 +83,11 @@ class Faults:
         self.answer(429, times=times, path=path, headers=headers, body=body)
 
     def drop(self, *, times: int = 1, after: int = 0, method: str | None = None, path: str = "") -> None:
-        """The next requests are carried out, and the connection is closed without an answer."""
+        """The next requests are carried out, and the connection is reset without an answer."""
         self.planned.append(Fault("drop", times, after, method, path))
 
     def reset(self, *, times: int = 1, after: int = 0, method: str | None = None, path: str = "") -> None:
-        """The next requests are carried out, and the connection is reset in the middle of the answer."""
+        """The next requests are carried out, and the connection ends in the middle of the answer's body."""
         self.planned.append(Fault("reset", times, after, method, path))
 
     def hang(self, *, times: int = 1, after: int = 0, method: str | None = None, path: str = "") -> None:
@@ -163,7 +163,7 @@ class FaultInjector:
             await send(messages[0])
             body: bytes = messages[1]["body"]
             await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-        _cut(receive)
+        _cut(receive, reset=action == "drop")
         while (await receive())["type"] != "http.disconnect":
             pass
 
@@ -181,10 +181,14 @@ def _content_length(scope: Scope) -> int:
     return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
-def _cut(receive: Receive) -> None:
-    """Closes the connection with a reset. ASGI has no word for it: uvicorn's transport is asked."""
+def _cut(receive: Receive, *, reset: bool) -> None:
+    """Closes the connection at once, or resets it, which may take from the client what it has not read yet.
+
+    ASGI has no word for it: uvicorn's transport is asked.
+    """
     # A bound method of uvicorn's RequestResponseCycle.
     cycle: Any = receive.__self__  # type: ignore[attr-defined]
-    connection: socket.socket = cycle.transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if reset:
+        connection: socket.socket = cycle.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     cycle.transport.abort()

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from .conftest import EVENT, Api, Lagos
@@ -452,6 +453,26 @@ def test_e1_ids_are_percent_encoded(api: Api) -> None:
     api.create(transaction_id="a/b?c#d é")
     assert api.get("/events/a%2Fb%3Fc%23d%20%C3%A9").json()["event"]["transaction_id"] == "a/b?c#d é"
     answers(api.get("/events/a/b"), 404, not_found("resource_not_found"))
+
+
+def test_batches_of_the_same_events_do_not_deadlock(api: Api) -> None:
+    """Both wait for a third sender of `m`, and would hold what the other needs if they stored in their own orders."""
+    batches = [[{"transaction_id": name} for name in names] for names in ("amb", "bma")]
+    with psycopg.connect(api.stand_in.database_url) as third, ThreadPoolExecutor(2) as pool:
+        third.execute(
+            """INSERT INTO lago.events (organization_id, external_subscription_id, transaction_id, code, "timestamp",
+                properties, created_at) VALUES (%s, 'sub-1', 'm', 'c', now(), '{}', now())""",
+            (api.organization.id,),
+        )
+        answered = [pool.submit(api.create_batch, *batch) for batch in batches]
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while api.stand_in.execute(waiting) != [(2,)]:
+            assert not any(answer.done() for answer in answered)
+        third.rollback()
+        assert sorted(answer.result().status_code for answer in answered) == [200, 422]
+    assert api.count() == 3
 
 
 def test_concurrent_batches_of_the_same_events(api: Api) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -68,7 +68,9 @@ def test_an_unknown_age(empty_database_url: str) -> None:
 
 def test_rows_are_stored_as_utc(database_url: str) -> None:
     insert_rows(database_url, [])
-    insert_rows(database_url, [ROW, {**ROW, "request_id": "r-2", "spend": float("nan"), "metadata": None}])
+    elsewhere = datetime(2026, 11, 20, 12, 0, 1, 344_000, tzinfo=timezone(timedelta(hours=2)))
+    other = {**ROW, "request_id": "r-2", "spend": float("nan"), "metadata": None, "endTime": elsewhere}
+    insert_rows(database_url, [ROW, other])
     rows = query(
         database_url,
         """SELECT request_id, spend::text, "endTime", metadata, request_tags FROM "LiteLLM_SpendLogs" ORDER BY 1""",
