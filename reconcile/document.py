@@ -298,6 +298,83 @@ class Document:
         }
 
 
+def from_json(found: Mapping[str, Any]) -> Document:
+    """A document as a run left it in the ledger: with its listed discrepancies, without the totals per ID and day."""
+    method = found["method"]
+    return Document(
+        run_id=found["run_id"],
+        command=found["command"],
+        dry_run=found["dry_run"],
+        status=found["status"],
+        verified=found["verified"],
+        window_from=_moment(found["window"]["from"]),
+        window_to=_moment(found["window"]["to"]),
+        **found["stream"],
+        rows=_row_classes(found["rows"]),
+        events=_event_classes(found["events"]),
+        reasons=found["reasons"],
+        reason_spend={
+            kind: {reason: Decimal(spend) for reason, spend in spends.items()}
+            for kind, spends in found["reason_spend"].items()
+        },
+        ambiguous=found["ambiguous"],
+        by_charge_id=tuple(_group(group, charge_id=group["charge_id"]) for group in found["by_charge_id"]),
+        by_model=tuple(_group(group, model=group["model"]) for group in found["by_model"]),
+        by_day=tuple(_group(group, day=date.fromisoformat(group["day"])) for group in found["by_day"]),
+        by_charge_id_and_day=(),
+        discrepancies=_discrepancies(found["discrepancies"]),
+        method=Method(
+            started_at=_moment(method["started_at"]),
+            finished_at=_moment(method["finished_at"]),
+            **{name: value for name, value in method.items() if name not in ("started_at", "finished_at")},
+        ),
+        fault=None if found["fault"] is None else Fault(**found["fault"]),
+        findings=tuple(
+            Finding(finding["kind"], finding["text"], finding["count"], Decimal(finding["spend"]))
+            for finding in found["findings"]
+        ),
+        previous=previous_run(found["previous"]),
+    )
+
+
+def previous_run(found: Mapping[str, Any] | None) -> Previous | None:
+    """What a document keeps of an earlier one: run_id, finished_at, rows and events."""
+    if found is None:
+        return None
+    return Previous(
+        found["run_id"], _moment(found["finished_at"]), _row_classes(found["rows"]), _event_classes(found["events"])
+    )
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _row_classes(found: Mapping[str, Any]) -> dict[str, RowTotals]:
+    return {
+        name: RowTotals(
+            totals["count"], Decimal(totals["spend"]), totals["prompt_tokens"], totals["completion_tokens"]
+        )
+        for name, totals in found.items()
+    }
+
+
+def _event_classes(found: Mapping[str, Any]) -> dict[str, EventTotals]:
+    return {name: EventTotals(totals["count"], Decimal(totals["spend"])) for name, totals in found.items()}
+
+
+def _group(found: Mapping[str, Any], **names: Any) -> Group:
+    return Group(_row_classes(found["rows"]), _event_classes(found["events"]), **names)
+
+
+def _discrepancies(found: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(found, columns=list(DISCREPANCY_COLUMNS))
+    frame["usage_time"] = pd.to_datetime(frame["usage_time"], utc=True).dt.as_unit("ms")
+    for name in ("row_spend", "event_spend"):
+        frame[name] = frame[name].astype("float64")
+    return frame
+
+
 def instant(moment: datetime) -> str:
     """ISO 8601 in UTC with `Z`; milliseconds where they are not zero."""
     moment = moment.astimezone(UTC)

@@ -29,11 +29,13 @@ EXIT_INTERRUPTED = 130
 
 
 class Progress(Protocol):
-    """What a terminal may show while the job runs."""
+    """What a terminal may show while the job runs: steps of a total, and what it waits for."""
 
     def total(self, steps: int) -> None: ...
 
     def step(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class Silent:
@@ -43,6 +45,9 @@ class Silent:
         return
 
     def step(self, text: str) -> None:
+        return
+
+    def note(self, text: str) -> None:
         return
 
 
@@ -147,7 +152,7 @@ def _locked_run(
         fault = error
         log.error(str(error), kind=error.kind)
     document = summary.document(settings, order, sides, run_id, timing, window_run, fault)
-    exit_code = summary.exit_code(document, settings.fail_on)
+    exit_code = summary.EXIT_CODES[document.status]
     if isinstance(fault, Interrupted):
         exit_code = EXIT_INTERRUPTED
     with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():

@@ -52,6 +52,7 @@ def open_lago(settings: Settings, stop: threading.Event) -> Lago:
         concurrency=settings.concurrency,
         timeout=settings.timeout.total_seconds(),
         stop=stop,
+        page_size=settings.page_size,
     )
 
 

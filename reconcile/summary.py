@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from reconcile import __version__
 from reconcile.books import Books
 from reconcile.document import (
-    EVENT_CLASSES,
-    ROW_CLASSES,
     Document,
     EventTotals,
     Fault,
@@ -21,6 +19,7 @@ from reconcile.document import (
     Method,
     Previous,
     RowTotals,
+    previous_run,
 )
 from reconcile.errors import BooksFault, ReconcileError
 from reconcile.preflight import Sides
@@ -49,7 +48,9 @@ def document(
         work.books.check()
     except BooksFault as error:
         fault = fault or error
-    previous = sides.ledger.previous(sides.stream, (order.window.start, order.window.end), run_id) if not fault else None
+    previous = None
+    if fault is None and (run := sides.ledger.previous(sides.stream, (order.window.start, order.window.end), run_id)):
+        previous = previous_run({**run["document"], "finished_at": run["document"]["method"]["finished_at"]})
     findings = [Finding("lago_counts", warning) for warning in sides.warnings]
     if work.pushed_doubtful:
         findings.append(
@@ -76,7 +77,7 @@ def document(
         ),
         fault=fault,
         findings=tuple(findings),
-        previous=_previous(previous),
+        previous=previous,
     )
 
 
@@ -85,11 +86,6 @@ def of_nothing(settings: Settings, order: Order, run_id: str, timing: Timing, fa
     method = _method(settings, timing, store="", slices=0, requests=0, retries=0)
     books = Books(lambda times: times)
     return _assembled(settings, order, run_id, books, verified=None, method=method, fault=fault)
-
-
-def exit_code(found: Document, fail_on: Collection[str]) -> int:
-    """0, 1 or 3, by the document and the classes of RECONCILE_FAIL_ON."""
-    return EXIT_CODES[found.status]
 
 
 def _status(books: Books, fail_on: Collection[str], fault: ReconcileError | None) -> str:
@@ -171,22 +167,3 @@ def _method(
         retries=retries,
         stage_seconds={name: round(seconds, 3) for name, seconds in timing.seconds.items()},
     )
-
-
-def _previous(run: Mapping[str, Any] | None) -> Previous | None:
-    if run is None:
-        return None
-    found = run["document"]
-    rows = {
-        name: RowTotals(
-            totals["count"], Decimal(totals["spend"]), totals["prompt_tokens"], totals["completion_tokens"]
-        )
-        for name, totals in found["rows"].items()
-        if name in ("total", *ROW_CLASSES)
-    }
-    events = {
-        name: EventTotals(totals["count"], Decimal(totals["spend"]))
-        for name, totals in found["events"].items()
-        if name in ("total", *EVENT_CLASSES)
-    }
-    return Previous(run["run_id"], run["finished_at"], rows, events)

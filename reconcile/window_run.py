@@ -178,7 +178,7 @@ class WindowRun:
             left = max(((sent_lately[name] - now).total_seconds() for name in unseen), default=0.0)
             if left <= 0:
                 return events
-            self._progress.step(f"waiting for {len(unseen)} events that Lago may not show yet")
+            self._progress.note(f"waiting for {len(unseen)} events that Lago may not show yet")
             self._stop.wait(min(pause, left))
             self._go_on()
             pause = min(pause * 1.5, 10.0)
@@ -199,7 +199,7 @@ class WindowRun:
         due = _moment(int(recent.max())) + self.settings.match_after
         if due <= now:
             return False
-        self._progress.step(f"waiting until {due:%H:%M:%S} UTC for events that may still be on their way")
+        self._progress.note(f"waiting until {due:%H:%M:%S} UTC for events that may still be on their way")
         while (left := (due - datetime.now(UTC)).total_seconds()) > 0:
             self._stop.wait(min(left, 1.0))
             self._go_on()

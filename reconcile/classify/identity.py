@@ -91,7 +91,7 @@ def pair_by_other_charge_id(
     subscriptions = words[events["subscription"].to_numpy()[told["event"].to_numpy(np.int64)]]
     starts = rows["start_ms"].to_numpy()[told["row"].to_numpy(np.int64)]
     made = transaction_ids(rules.code, subscriptions.tolist(), told["request_id"].tolist(), starts.tolist())
-    by_event = told[[a == b for a, b in zip(told["id"].tolist(), made, strict=True)]]
+    by_event = told[told["id"].to_numpy(object) == np.array(made, object)]
     found = pd.concat([by_ledger[["row", "event"]], by_event[["row", "event"]]])
     found = found.drop_duplicates("event").sort_values(["row", "event"])
     row, event = found["row"].to_numpy(np.int64), found["event"].to_numpy(np.int64)

@@ -9,14 +9,14 @@ from typing import Self
 from reconcile.lago.catalog import Catalog
 from reconcile.lago.delivery import Delivery
 from reconcile.lago.http import Http, Retry
-from reconcile.lago.listing import Listing
+from reconcile.lago.listing import PAGE_SIZE, Listing
 
 
 class Lago(Catalog, Listing, Delivery):
     """One Lago organization, usable from several threads. Use it as a context manager, or `close` it.
 
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the size of the connection
-    pool; `timeout` is in seconds and holds for connecting, and for every read and write on its own. Setting
+    pool; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for connecting, and for every read and write on its own. Setting
     `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
@@ -31,7 +31,9 @@ class Lago(Catalog, Listing, Delivery):
         timeout: float = 30.0,
         retry: Retry | None = None,
         stop: threading.Event | None = None,
+        page_size: int = PAGE_SIZE,
     ) -> None:
+        self.page_size = page_size
         self.http = Http(
             base_url,
             api_key,
@@ -50,6 +52,7 @@ class Lago(Catalog, Listing, Delivery):
         """
         view = object.__new__(Lago)
         view.http = self.http.preflight()
+        view.page_size = self.page_size
         return view
 
     @property

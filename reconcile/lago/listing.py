@@ -74,6 +74,7 @@ class Listing:
     """Reads of events. Every method raises `LagoFault`, or `PreflightError` in a preflight view."""
 
     http: Http
+    page_size: int
 
     def list_events(
         self,
@@ -154,7 +155,7 @@ class Listing:
         page: int | None = 1
         while page is not None:
             self.http.check_stop()
-            answer = self.http.get("/events", [*filters, *span.params(), ("page", page), ("per_page", PAGE_SIZE)])
+            answer = self.http.get("/events", [*filters, *span.params(), ("page", page), ("per_page", self.page_size)])
             events = [event for event in as_list((answer.body or {}).get("events")) if isinstance(event, dict)]
             total = _total(answer.body)
             if on_page is not None:
