@@ -152,6 +152,17 @@ def test_it_prints_on_a4_and_wide_tables_on_a4_across(browser: Browser, tmp_path
     assert sizes == {(595, 842), (842, 595)}
 
 
+def test_paper_holds_the_classes_and_no_more_than_200_entries(browser: Browser, tmp_path: Path) -> None:
+    with tab(browser, html(factory.large(), tmp_path), **LOOKS["light"]) as opened:
+        opened.emulate_media(media="print")
+        assert opened.locator("#t-discrepancies tbody tr >> visible=true").count() == 200
+        assert "On paper stand the first 200 lines." in opened.inner_text("#discrepancies")
+        assert not opened.locator(".tools").first.is_visible()
+        assert opened.locator("#t-summary").bounding_box() is not None
+        opened.emulate_media(media="screen")
+        assert "On paper" not in opened.inner_text("#discrepancies")
+
+
 def test_100_000_discrepancies_open_at_once(browser: Browser, tmp_path: Path) -> None:
     with tab(browser, html(factory.large(), tmp_path), **LOOKS["light"]) as opened:
         assert len(column(opened, "t-discrepancies", 0)) == 1_000
