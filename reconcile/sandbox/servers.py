@@ -16,11 +16,10 @@ from reconcile.errors import LagoFault
 from reconcile.sandbox.lago import LagoStandIn, Organization
 from reconcile.sandbox.litellm_schema import insert_rows, migrate
 from reconcile.sandbox.postgres import create_database, postgres
-from reconcile.sandbox.traffic import Traffic
+from reconcile.sandbox.traffic import EVENT_CODE, Traffic
 
 START_SECONDS = 30.0
 API_KEY = "sandbox-lago-key"  # opens nothing but the sandbox
-EVENT_CODE = "llm_usage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,8 @@ def lago_server(stand_in: LagoStandIn, port: int = 0) -> Iterator[str]:
 
     Raises LagoFault where the port is taken.
     """
-    listener = socket.socket()
+    # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer takes 40 ms longer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
