@@ -118,7 +118,10 @@ def _microseconds(timestamp: str) -> int:
     number = Decimal(timestamp.strip().replace("_", "").lower().replace("d", "e"))
     if number and number.adjusted() > 20:
         raise OutOfRange
-    return int(number * 10**6)
+    microseconds = int(number * 10**6)
+    if abs(microseconds) >= 2**63:
+        raise OutOfRange
+    return microseconds
 
 
 def _amount(text: str | None) -> str | None:
