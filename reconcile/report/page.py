@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from reconcile.document import ROW_CLASSES, Document, instant
 from reconcile.money import plain
-from reconcile.report import charts, figures, headline, made, tables
+from reconcile.report import charts, figures, groups, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import NUMBERS, Cell, Column, Kind, Line, Table
 from reconcile.report.words import Words, rounded
@@ -96,9 +96,9 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
         step_label=headline.step_label,
         tones=_TONES,
         actions=_actions(document, words),
-        by_charge_id=_groups(tables.by_charge_id, document, words),
-        by_model=_groups(tables.by_model, document, words),
-        by_day=_groups(tables.by_day, document, words),
+        by_charge_id=_groups(groups.by_charge_id, document, words),
+        by_model=_groups(groups.by_model, document, words),
+        by_day=_groups(groups.by_day, document, words),
         day_chart=charts.days(document),
         heat=charts.heat(document),
         outcomes=tuple(figures.OUTCOMES),
@@ -180,7 +180,7 @@ def _groups(make: _Make, document: Document, words: Words) -> _View:
     The files hold the other columns. Past `_LINES` lines, the smaller ones stand as one, so the total stays their sum.
     """
     table = make(document, words, _LINES)
-    spends = [key for key in tables.present_columns(document, table) if key.endswith("_spend")]
+    spends = [key for key in groups.present_columns(document, table) if key.endswith("_spend")]
     rows = [
         "rows_count",
         "rows_spend",
@@ -195,7 +195,7 @@ def _groups(make: _Make, document: Document, words: Words) -> _View:
     none = words.text("nobody")
     lines = []
     for number, (line, (_, sides)) in enumerate(
-        zip(chosen.lines, tables.parts(table.name, document, words, _LINES), strict=True)
+        zip(chosen.lines, groups.parts(table.name, document, words, _LINES), strict=True)
     ):
         last = number >= _LINES
         head = _Shown(str(line[0]), css="rest") if last else _name(line[0], kinds[0], none, words)

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from reconcile.document import Document, instant
 from reconcile.money import plain
-from reconcile.report import made, tables
+from reconcile.report import groups, made, tables
 from reconcile.report.shown import defused, visible
 from reconcile.report.tables import Cell, Kind, Table
 from reconcile.report.words import Words
@@ -24,10 +24,10 @@ from reconcile.report.words import Words
 TABLES: Final[Mapping[str, Callable[[Document, Words], Table]]] = {
     "summary": tables.summary,
     "reasons": tables.reasons,
-    "by-charge-id": tables.by_charge_id,
-    "by-model": tables.by_model,
-    "by-day": tables.by_day,
-    "by-charge-id-and-day": tables.by_charge_id_and_day,
+    "by-charge-id": groups.by_charge_id,
+    "by-model": groups.by_model,
+    "by-day": groups.by_day,
+    "by-charge-id-and-day": groups.by_charge_id_and_day,
     "discrepancies": tables.discrepancies,
     "spend-logs-gap": tables.spend_logs_gap,
     "lago-usage": tables.lago_usage,

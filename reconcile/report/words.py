@@ -102,7 +102,7 @@ class Words:
     def money(self, amount: Decimal) -> str:
         """An amount rounded for show, without its unit: see `rounded`."""
         if amount and not (_PLAIN_FROM <= amount.copy_abs() < _PLAIN_BELOW):
-            return format_scientific(float(amount), format="0.00E0", locale=self._locale)
+            return format_scientific(amount, format="0.00E0", locale=self._locale)
         value = rounded(amount)
         places = -int(value.as_tuple().exponent)
         return format_decimal(value, format="#,##0." + "0" * places, locale=self._locale)

@@ -7,6 +7,7 @@ always written as strings: nothing in them becomes a formula, a number or a link
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -22,7 +23,7 @@ from xlsxwriter.utility import xl_range
 from xlsxwriter.worksheet import Worksheet
 
 from reconcile.document import Document
-from reconcile.report import figures, headline, made, tables
+from reconcile.report import figures, groups, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import Cell, Column, Kind, Table
 from reconcile.report.words import Words
@@ -77,6 +78,7 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
             "strings_to_formulas": False,
             "strings_to_numbers": False,
             "strings_to_urls": False,
+            "nan_inf_to_errors": True,  # a sum past 1.8e308 is #NUM! in a spreadsheet, as it would compute itself
             "tmpdir": folder,
         }
         with xlsxwriter.Workbook(path, options) as book:
@@ -91,9 +93,9 @@ def _fill(book: _Book, document: Document, words: Words) -> None:
     styles = _styles(book)
     summary = _sheet(book, words.text("sheet_summary"))
     row = _summary(summary, document, words, styles)
-    for key, make in (("charge_ids", tables.by_charge_id), ("models", tables.by_model), ("days", tables.by_day)):
+    for key, make in (("charge_ids", groups.by_charge_id), ("models", groups.by_model), ("days", groups.by_day)):
         table = make(document, words)
-        table = table.of(tables.present_columns(document, table))
+        table = table.of(groups.present_columns(document, table))
         name = words.text(f"sheet_{key}")
         lines = _table(_sheet(book, name), table, words, styles)
         if lines:
@@ -203,7 +205,9 @@ def _headings(sheet: Worksheet, row: int, columns: Sequence[Column], styles: _St
 
 def _sum(sheet: Worksheet, row: int, column: int, first: int, last: int, value: int | Decimal, style: Format) -> None:
     """A SUM over the lines above, with the exact sum as the value that readers without a calculator see."""
-    sheet.write_formula(row, column, f"=SUM({xl_range(first, column, last, column)})", style, float(value))
+    double = float(value)
+    shown = double if math.isfinite(double) else "#NUM!"
+    sheet.write_formula(row, column, f"=SUM({xl_range(first, column, last, column)})", style, shown)
 
 
 def _cell(

@@ -20,14 +20,29 @@ QUIET = (
 )
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SOFFICE = shutil.which("soffice") or shutil.which("libreoffice")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that need a program, and skips them where it is missing: one line in the summary per program."""
+    for fixture, marker, program, executable in (
+        ("browser", "browser", "Chromium", CHROMIUM),
+        ("soffice", "office", "LibreOffice", SOFFICE),
+    ):
+        for item in items:
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+                if executable is None:
+                    item.add_marker(pytest.mark.skip(reason=f"no {program} on this machine"))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium."""
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium on this machine")
+    assert CHROMIUM is not None
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=list(QUIET))
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield running
         running.close()
 
@@ -35,7 +50,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def soffice() -> Path:
     """LibreOffice's command."""
-    executable = shutil.which("soffice") or shutil.which("libreoffice")
-    if executable is None:
-        pytest.skip("no LibreOffice on this machine")
-    return Path(executable)
+    assert SOFFICE is not None
+    return Path(SOFFICE)

@@ -18,8 +18,6 @@ from reconcile.report import figures, languages, write
 from reconcile.report.words import Words
 from report import factory
 
-pytestmark = pytest.mark.browser
-
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 900}},
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
@@ -153,7 +151,7 @@ def test_it_prints_on_a4_and_wide_tables_on_a4_across(browser: Browser, tmp_path
 
 
 def test_paper_holds_the_classes_and_no_more_than_200_entries(browser: Browser, tmp_path: Path) -> None:
-    with tab(browser, html(factory.large(), tmp_path), **LOOKS["light"]) as opened:
+    with tab(browser, html(factory.large(300, 5, 3), tmp_path), **LOOKS["light"]) as opened:
         opened.emulate_media(media="print")
         assert opened.locator("#t-discrepancies tbody tr >> visible=true").count() == 200
         assert "On paper stand the first 200 lines." in opened.inner_text("#discrepancies")

@@ -86,6 +86,13 @@ def test_json_is_the_document_with_all_discrepancies(tmp_path: Path) -> None:
     assert len(found["discrepancies"]) == found["discrepancies_total"] == 1_500
 
 
+def test_amounts_at_the_ends_of_a_double_are_reported(tmp_path: Path) -> None:
+    rows = [Row("missing", "1.7976931348623157e308"), Row("missing", "1.7e308"), Row("matched", "5e-324")]
+    written = write(factory.document(rows), tmp_path, FORMATS, "en")
+    assert "3.50E308" in written[0].read_text(encoding="utf-8")
+    assert orjson.loads(written[-1].read_bytes())["rows"]["matched"]["spend"] == "0." + "0" * 323 + "5"
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 

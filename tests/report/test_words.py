@@ -7,6 +7,7 @@ import tomllib
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,15 @@ def test_every_class_and_reason_has_a_name_a_meaning_and_a_next_step(language: s
         assert wording.label != code
         assert wording.meaning
         assert wording.next
+
+
+def test_finance_finds_every_class_and_kept_back_reason_in_its_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "finance.md").read_text(encoding="utf-8")
+    words = Words("en", "UTC")
+    for name in {*ROW_CLASSES, *EVENT_CLASSES}:
+        assert f"| {words.of_class(name).label} | `{name}` |" in guide
+    for code in ("no_subscription", "no_customer", "several_subscriptions", "period_closed"):
+        assert f"| {words.of_reason(code).label} (`{code}`) |" in guide
 
 
 def test_an_unknown_code_is_shown_as_it_is() -> None:

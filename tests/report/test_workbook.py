@@ -133,7 +133,6 @@ def test_past_its_limit_the_sheet_says_where_the_rest_is(tmp_path: Path, monkeyp
     assert sheet.cell(7, 1).value is None
 
 
-@pytest.mark.office
 def test_libreoffice_computes_the_same_totals(tmp_path: Path, soffice: Path) -> None:
     document = factory.typical()
     # -1: every sheet as a file of its own; the formulas are computed anew on loading.
