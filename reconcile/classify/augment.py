@@ -43,9 +43,7 @@ def augment(
         _turn_over(free, came_from, row_of, event_of)
 
 
-def _turn_over(
-    row: int | None, came_from: dict[int, int], row_of: dict[int, int], event_of: dict[int, int]
-) -> None:
+def _turn_over(row: int | None, came_from: dict[int, int], row_of: dict[int, int], event_of: dict[int, int]) -> None:
     """Pairs every row of the path with the event from which it was reached, back to the event without a row."""
     while row is not None:
         event = came_from[row]

@@ -73,9 +73,7 @@ def content(rows: pd.DataFrame, events: pd.DataFrame) -> Content:
     cost, near_cost, several = _cost_codes(spend, sent)
     masks = {ALL_TOKENS, *np.unique(carried).tolist()}
     return Content(
-        subscription=Codes(
-            rows["subscription"].to_numpy(np.int64), events["subscription"].to_numpy(np.int64)
-        ),
+        subscription=Codes(rows["subscription"].to_numpy(np.int64), events["subscription"].to_numpy(np.int64)),
         models=tuple(models),
         cost=cost,
         near_cost=near_cost,

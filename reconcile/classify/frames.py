@@ -223,6 +223,7 @@ def prepare_events(events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -
             "reason": reason.astype(np.int8),
             "closed": np.zeros(len(events), bool),
             "hint": np.zeros(len(events), np.int8),
+            "hint_ms": np.zeros(len(events), np.int64),
             "hint_spend": np.full(len(events), np.nan),
             "hint_request_id": pd.array([""], dtype="str").take(np.zeros(len(events), np.int64)),
         }

@@ -35,7 +35,11 @@ class Pairs:
 
 
 def pair_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -> Pairs:
-    """Pairs of billable `rows` with the own `events` of their IDs."""
+    """Pairs of billable `rows` with the own `events` of their IDs.
+
+    Of several events of one ID the one at the row's own time and subscription is the row's, else the earliest: that
+    choice does not wait for events still to come. Nor does a row: an event stamped beyond its reach comes too late.
+    """
     own = np.flatnonzero(events["own"].to_numpy(bool) & (events["kind"].to_numpy() == 0))
     if not len(own) or not len(rows):
         return _no_pairs()
@@ -44,14 +48,14 @@ def pair_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabular
     held = pd.DataFrame({"id": events["transaction_id"].array.take(own), "event": own})
     found = held.merge(ids[ids["id"].isin(held["id"])], on="id")
     row, event = found["row"].to_numpy(np.int64), found["event"].to_numpy(np.int64)
+    delta = _delay(rows, row, events, event)
+    in_time = delta <= rules.reach.after
+    row, event, delta = row[in_time], event[in_time], delta[in_time]
     wanted = rows["subscription"].to_numpy()[row]
     actual = events["subscription"].to_numpy()[event]
     elsewhere = (wanted != 0) & (actual != wanted)
-    delta = events["time_ms"].to_numpy()[event] - rows["usage_ms"].to_numpy()[row]
-    subscriptions = np.array(vocabulary.words, object)[actual]
-    best_first = sorted(
-        range(len(row)), key=lambda i: (row[i], elsewhere[i], abs(delta[i]), delta[i], subscriptions[i])
-    )
+    as_made = ~elsewhere & (delta <= 0) & (delta >= -TIMESTAMP_TOLERANCE_MS)
+    best_first = np.lexsort((_rank(vocabulary)[actual], delta, ~as_made, row))
     row, event, elsewhere, delta = row[best_first], event[best_first], elsewhere[best_first], delta[best_first]
     reason = differences(rows.take(row), events.take(event))
     reason[(reason == 0) & (np.abs(delta) > TIMESTAMP_TOLERANCE_MS)] = REASON["timestamp"]
@@ -62,13 +66,12 @@ def pair_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabular
     return Pairs(row, event, kind, reason)
 
 
-def pair_by_other_charge_id(
-    rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary
-) -> Pairs:
+def pair_by_other_charge_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -> Pairs:
     """Pairs of billable `rows` with own events that were made from the same request for another charge ID.
 
-    The ledger names such an ID (`earlier`); without it the event's own `request_id` and subscription do, if they and
-    the row's start give its transaction ID.
+    The ledger names such an ID (`earlier`); without it the event's own `request_id` and its charge ID or subscription
+    do, if they and the row's start give its transaction ID. They were made for the row's usage time: later ones are
+    somebody else's.
     """
     own = np.flatnonzero(events["own"].to_numpy(bool) & (events["kind"].to_numpy() == 0))
     if not len(own) or not len(rows):
@@ -83,22 +86,39 @@ def pair_by_other_charge_id(
     )
     earlier = rows["earlier"].to_numpy()
     named = np.flatnonzero(earlier != 0)
-    by_ledger = left.merge(
-        pd.DataFrame({"row": named, "id": pd.array(words[earlier[named]], dtype="str")}), on="id"
-    )
+    by_ledger = left.merge(pd.DataFrame({"row": named, "id": pd.array(words[earlier[named]], dtype="str")}), on="id")
     right = pd.DataFrame({"row": np.arange(len(rows)), "request_id": rows["request_id"].array})
     told = left[left["request_id"] != ""].merge(right[right["request_id"].isin(left["request_id"])], on="request_id")
-    subscriptions = words[events["subscription"].to_numpy()[told["event"].to_numpy(np.int64)]]
-    starts = rows["start_ms"].to_numpy()[told["row"].to_numpy(np.int64)]
-    made = transaction_ids(rules.code, subscriptions.tolist(), told["request_id"].tolist(), starts.tolist())
-    by_event = told[told["id"].to_numpy(object) == np.array(made, object)]
-    found = pd.concat([by_ledger[["row", "event"]], by_event[["row", "event"]]])
-    found = found.drop_duplicates("event").sort_values(["row", "event"])
+    starts = rows["start_ms"].to_numpy()[told["row"].to_numpy(np.int64)].tolist()
+    made = np.zeros(len(told), bool)
+    for name in ("charge", "subscription"):
+        charge_ids = words[events[name].to_numpy()[told["event"].to_numpy(np.int64)]].tolist()
+        ids = transaction_ids(rules.code, charge_ids, told["request_id"].tolist(), starts)
+        made |= told["id"].to_numpy(object) == np.array(ids, object)
+    found = pd.concat([by_ledger[["row", "event"]], told.loc[made, ["row", "event"]]]).drop_duplicates("event")
     row, event = found["row"].to_numpy(np.int64), found["event"].to_numpy(np.int64)
+    delta = _delay(rows, row, events, event)
+    subscription = _rank(vocabulary)[events["subscription"].to_numpy()[event]]
+    by_id = np.argsort(np.argsort(events["transaction_id"].array.take(event)))
+    in_order = np.lexsort((subscription, by_id, delta, row))
+    in_order = in_order[delta[in_order] <= 0]
+    row, event = row[in_order], event[in_order]
     further = _repeats(row) | (rows["kind"].to_numpy()[row] != 0)
     kind = np.where(further, KIND["duplicate"], KIND["misdirected"])
     reason = np.where(further, REASON["same_content"], REASON["other_charge_id"])
     return Pairs(row, event, kind, reason)
+
+
+def _delay(rows: pd.DataFrame, row: Ints, events: pd.DataFrame, event: Ints) -> Ints:
+    """Milliseconds by which each event is stamped after its row's usage time."""
+    delay: Ints = events["time_ms"].to_numpy(np.int64)[event] - rows["usage_ms"].to_numpy(np.int64)[row]
+    return delay
+
+
+def _rank(vocabulary: Vocabulary) -> Ints:
+    """The place of each word in the order of the alphabet: codes follow the order of the input."""
+    ranks: Ints = np.argsort(np.argsort(np.array(vocabulary.words, object)))
+    return ranks
 
 
 def differences(rows: pd.DataFrame, events: pd.DataFrame) -> Ints:

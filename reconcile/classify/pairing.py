@@ -102,9 +102,7 @@ def pair(
     return np.concatenate(paired_rows), np.concatenate(paired_events)
 
 
-def segments(
-    row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Ints, reach: Reach
-) -> tuple[Ints, Ints]:
+def segments(row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Ints, reach: Reach) -> tuple[Ints, Ints]:
     """Numbers of the stretches of one key that no pair can cross: cut where nothing happens for longer than reach.
 
     All four are ordered by key and time; the numbers rise in that order.

@@ -111,10 +111,7 @@ class Stages:
         turns: dict[str, list[tuple[tuple[Codes, ...], int]]] = {
             "cost": [((c.subscription, model), mask) for mask in c.masks() for model in c.models],
             "tokens": [
-                ((c.subscription, model, c.near_cost), mask)
-                for mask in c.masks()
-                if mask
-                for model in c.models
+                ((c.subscription, model, c.near_cost), mask) for mask in c.masks() if mask for model in c.models
             ],
             "model": [((c.subscription, c.near_cost), mask) for mask in c.masks()],
         }
@@ -123,28 +120,20 @@ class Stages:
     def elsewhere(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """Pairs of equal content on different subscriptions."""
         c = self.content
-        return self._in_turn(
-            rows, events, [((c.near_cost, model), mask) for mask in c.masks() for model in c.models]
-        )
+        return self._in_turn(rows, events, [((c.near_cost, model), mask) for mask in c.masks() for model in c.models])
 
     def twins(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
-        """For each of `events` that equals one of `rows` in reach: the event and the nearest such row."""
+        """The nearest of `rows` in reach to each of `events` that equals one, once per name of the model."""
         c = self.content
-        found_events, found_rows = [], []
-        right = events
+        found_events, found_rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for mask in c.masks():
             for model in c.models:
-                if not len(right) or not len(rows):
-                    continue
                 keys = join(c.subscription, c.near_cost, model, c.tokens[mask])
-                of_mask = right[(c.carried[right] == mask) & (keys.events[right] >= 0)]
-                usable = rows[keys.rows[rows] >= 0]
-                met, nearest = self._nearest(keys, usable, of_mask)
+                of_mask = events[(c.carried[events] == mask) & (keys.events[events] >= 0)]
+                met, nearest = self._nearest(keys, rows[keys.rows[rows] >= 0], of_mask)
                 found_events.append(met)
                 found_rows.append(nearest)
-                right = _without(right, met, len(self.events.times))
-        none = np.empty(0, np.int64)
-        return np.concatenate([none, *found_events]), np.concatenate([none, *found_rows])
+        return np.concatenate(found_events), np.concatenate(found_rows)
 
     def could_explain(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """The rows and events that `one_off` or `elsewhere` may still pair: each has a possible partner in reach."""
@@ -249,10 +238,10 @@ class Stages:
         row_line = keys.rows[rows] * width + (self.rows.times[rows] - base)
         event_line = keys.events[events] * width + (self.events.times[events] - base)
         after = np.searchsorted(row_line, event_line, side="left")
+        before = np.searchsorted(row_line, row_line[np.maximum(after - 1, 0)], side="left")
         best = np.full(len(events), -1, np.int64)
         best_distance = np.full(len(events), np.iinfo(np.int64).max)
-        for offset in (-1, 0):
-            place = np.clip(after + offset, 0, len(rows) - 1)
+        for place in (before, np.minimum(after, len(rows) - 1)):
             candidate = rows[place]
             distance = self.events.times[events] - self.rows.times[candidate]
             usable = (

@@ -33,7 +33,9 @@ from reconcile.classify.stages import Stages
 
 Texts = npt.NDArray[np.object_]
 
-_HAS_EVENT = (KIND["matched"], KIND["matched_live"])
+_HAS_EVENT = (KIND["matched"], KIND["matched_live"], KIND["mismatched"], KIND["misdirected"])
+_HINTS = ("hint", "hint_ms", "hint_request_id", "hint_spend")
+_HINT_RANK = {REASON["same_content"]: 0, REASON["excluded_row"]: 1}
 _FOREVER = np.iinfo(np.int64).max
 
 
@@ -143,23 +145,40 @@ class Classification:
         work.pair(row_places[paired_rows], event_places[paired_events], "matched_live", "")
 
     def _note_repeats(self, work: _Work) -> None:
-        """Notes on live events without a row which row in reach they repeat, while that row is at hand."""
+        """Notes on live events without a row which row in reach they repeat, while that row is at hand.
+
+        A row that has its event comes before an excluded one, then the nearest: a nearer one may come with the next
+        slice.
+        """
         _, waiting = work.waiting()
         known = _appended(self._recent, work.rows)
         kinds = np.concatenate((self._recent["kind"].to_numpy(), work.kind_of_rows))
-        for reason, wanted in (("excluded_row", (KIND["excluded"],)), ("same_content", _HAS_EVENT)):
-            hint = work.events["hint"].to_numpy()
-            waiting = waiting[hint[waiting] != REASON[reason]]
+        notes = [work.events.iloc[waiting[work.events["hint"].to_numpy()[waiting] != 0]][list(_HINTS)]]
+        for reason, wanted in (("same_content", _HAS_EVENT), ("excluded_row", (KIND["excluded"],))):
             candidates = np.flatnonzero(np.isin(kinds, wanted))
             if not len(candidates) or not len(waiting):
                 continue
             stages = Stages(known.take(candidates), work.events.take(waiting), self.rules.reach)
             met, nearest = stages.twins(np.arange(len(candidates)), np.arange(len(waiting)))
-            if len(met):
-                twins = known.take(candidates[nearest])
-                work.events.loc[waiting[met], "hint"] = REASON[reason]
-                work.events.loc[waiting[met], "hint_spend"] = twins["spend"].to_numpy()
-                work.events.loc[waiting[met], "hint_request_id"] = twins["request_id"].to_numpy()
+            twins = known.take(candidates[nearest])
+            notes.append(
+                pd.DataFrame(
+                    {
+                        "hint": np.full(len(met), REASON[reason], np.int8),
+                        "hint_ms": twins["usage_ms"].to_numpy(),
+                        "hint_request_id": twins["request_id"].array,
+                        "hint_spend": twins["spend"].to_numpy(),
+                    },
+                    index=waiting[met],
+                )
+            )
+        best = pd.concat(notes)
+        distance = np.abs(work.events["time_ms"].to_numpy()[best.index] - best["hint_ms"].to_numpy())
+        best = best.assign(rank=best["hint"].map(_HINT_RANK), distance=distance)
+        best = best.sort_values(["rank", "distance", "hint_ms", "hint_request_id"])
+        best = best[~best.index.duplicated()]
+        for name in _HINTS:
+            work.events.loc[best.index, name] = best[name]
 
     def _explain_leftovers(self, work: _Work) -> None:
         """The end of the window: what is left on both sides, with one value off or on another subscription.
@@ -232,9 +251,7 @@ class Classification:
             model=words.decode(rows["model"].to_numpy()),
             **_names(rows),
         )
-        settled_events = events[
-            ["transaction_id", "time_ms", "cost", *TOKENS, "row_request_id", "row_spend"]
-        ].assign(
+        settled_events = events[["transaction_id", "time_ms", "cost", *TOKENS, "row_request_id", "row_spend"]].assign(
             charge_id=words.decode(events["charge"].to_numpy()),
             subscription_id=words.decode(events["subscription"].to_numpy()),
             model=words.decode(events["model"].to_numpy()),
@@ -264,9 +281,7 @@ class _Work:
         return np.flatnonzero(self.kind_of_rows == 0), np.flatnonzero((self.kind_of_events == 0) & live)
 
     def pair(self, rows: Ints, events: Ints, kind: str, reason: str) -> None:
-        self.write(
-            Pairs(rows, events, np.full(len(rows), KIND[kind]), np.full(len(rows), REASON[reason], np.int64))
-        )
+        self.write(Pairs(rows, events, np.full(len(rows), KIND[kind]), np.full(len(rows), REASON[reason], np.int64)))
 
     def write(self, pairs: Pairs) -> None:
         """Takes pairs down on both sides; one of kind `duplicate` leaves its row as it is."""
