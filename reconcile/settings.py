@@ -33,6 +33,7 @@ _CHARGE_COLUMNS = {
     "organization_id": "organization_id",
 }
 _CLASSES = tuple(dict.fromkeys(ROW_CLASSES + EVENT_CLASSES))
+SECRETS = frozenset({"LAGO_API_KEY", "RECONCILE_ALERT_WEBHOOK", "RECONCILE_SMTP_URL"})
 _EMPTY_COUNTS = "RECONCILE_FAIL_ON"  # elsewhere an empty value is no value
 
 # A dump of the settings shows a database as a report may show it.
@@ -267,6 +268,55 @@ class Settings(BaseSettings):
             "json",
         )
     )
+    alert_webhook: Annotated[SecretStr | None, BeforeValidator(_unless_empty(values.secret_address))] = _setting(
+        "RECONCILE_ALERT_WEBHOOK",
+        "",
+        "Slack-compatible webhook that alerts are posted to; its address is a secret: never printed, logged or stored",
+        "https://hooks.slack.com/services/T000/B000/XXXX",
+    )
+    alert_email_to: Annotated[tuple[str, ...], BeforeValidator(values.mailboxes)] = _setting(
+        "RECONCILE_ALERT_EMAIL_TO",
+        "",
+        "Who gets alerts by e-mail, separated by commas",
+        "finance@example.com,ops@example.com",
+    )
+    alert_email_from: Annotated[str | None, BeforeValidator(_unless_empty(values.mailbox))] = _setting(
+        "RECONCILE_ALERT_EMAIL_FROM",
+        "",
+        "Sender of alerts by e-mail; empty: the first of `RECONCILE_ALERT_EMAIL_TO`",
+        "reconcile@example.com",
+    )
+    smtp: Annotated[values.MailServer, BeforeValidator(values.mail_server), PlainSerializer(str)] = _setting(
+        "RECONCILE_SMTP_URL",
+        "smtp://localhost",
+        "Mail server: `smtp://` (STARTTLS where it is offered) or `smtps://`, with user and password where it wants "
+        "them; never printed, logged or stored",
+        "smtps://user:password@mail.example.com:465",
+    )
+    alert_on: Annotated[tuple[values.Threshold, ...], BeforeValidator(values.thresholds(*_CLASSES))] = _setting(
+        "RECONCILE_ALERT_ON",
+        "missing,mismatched,misdirected,duplicate,orphan,rejected,held",
+        "Classes that raise an alert: `orphan` (any at all), `orphan>10` (more than ten), `held>5.00usd` (more money)",
+        "missing,orphan>10,held>5.00usd",
+    )
+    alert_overdue: Annotated[timedelta, BeforeValidator(values.duration("0s"))] = _setting(
+        "RECONCILE_ALERT_OVERDUE",
+        "26h",
+        "`schedule` raises an alert when no run has finished for this long; 0s: never",
+        "50h",
+    )
+    metrics_address: Annotated[values.ListenAddress | None, BeforeValidator(values.listen_address)] = _setting(
+        "RECONCILE_METRICS_ADDRESS",
+        "127.0.0.1:9464",
+        "Where `schedule` serves `/metrics` and `/healthz`: an address and a port, or `off`",
+        "0.0.0.0:9464",
+    )
+    metrics_textfile: Annotated[str, BeforeValidator(str)] = _setting(
+        "RECONCILE_METRICS_TEXTFILE",
+        "",
+        "File that `run` and `backfill` write their metrics to, for node_exporter's textfile collector; one per stream",
+        "/var/lib/node_exporter/reconcile.prom",
+    )
 
     @property
     def state(self) -> Database:
@@ -279,11 +329,11 @@ class Settings(BaseSettings):
         return _CHARGE_COLUMNS[self.charge_by]
 
     def public(self) -> dict[str, str]:
-        """Every setting but the key, as it would be written in the environment; without passwords."""
+        """Every setting but the secret ones, as it would be written in the environment; without passwords."""
         texts = {
             name: values.written(getattr(self, attribute))
             for attribute, name in _names().items()
-            if name != "LAGO_API_KEY"
+            if name not in SECRETS
         }
         return texts | {"RECONCILE_STATE_URL": self.state.display}
 

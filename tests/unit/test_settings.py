@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from reconcile import event, settings
 from reconcile.document import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import SettingsError
-from reconcile.setting_values import duration_text, parse_duration
+from reconcile.setting_values import ListenAddress, MailServer, Threshold, duration_text, parse_duration
 
 ROOT = Path(__file__).parents[2]
 unhurried = hypothesis.settings(deadline=None)  # no test depends on how fast the machine is
@@ -235,6 +235,19 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_LANG", "de", "is none of en, zh-CN"),
         ("RECONCILE_LOG_LEVEL", "loud", "is none of debug, info, warning, error"),
         ("RECONCILE_LOG_FORMAT", "xml", "is none of auto, human, json"),
+        ("RECONCILE_ALERT_WEBHOOK", "hooks.slack.com/services/T", "is not an http:// or https:// address"),
+        ("RECONCILE_ALERT_WEBHOOK", "https://hooks/a b", "is not an http:// or https:// address"),
+        ("RECONCILE_ALERT_EMAIL_TO", "ops@example.com,finance", "'finance' is not an e-mail address"),
+        ("RECONCILE_ALERT_EMAIL_FROM", "a@b.example,c@d.example", "is not an e-mail address"),
+        ("RECONCILE_SMTP_URL", "mail.example:25", "is not a mail server"),
+        ("RECONCILE_SMTP_URL", "smtp://me@mail.example", "a user without a password"),
+        ("RECONCILE_SMTP_URL", "smtp://me:pa/ss@mail.example", "is not a mail server"),
+        ("RECONCILE_ALERT_ON", "lost", f"'lost' is none of {', '.join(ROW_CLASSES)}, duplicate, orphan"),
+        ("RECONCILE_ALERT_ON", "held>5.00", "'held>5.00' is not a class, class>10 or class>5.00usd"),
+        ("RECONCILE_ALERT_ON", "held>-1", "is not a class"),
+        ("RECONCILE_ALERT_OVERDUE", "26", "'26' is not a duration"),
+        ("RECONCILE_METRICS_ADDRESS", "9464", "is neither an address with a port"),
+        ("RECONCILE_METRICS_ADDRESS", "127.0.0.1:70000", "is neither an address with a port"),
         ("RECONCILE_LANG", "a\nb" * 100, "'a\\nba\\nb"),
     ],
 )
@@ -255,7 +268,10 @@ def test_a_wrong_value_is_refused_in_one_line_with_the_name_and_a_right_example(
 def test_every_setting_with_a_rule_is_refused_somewhere_above() -> None:
     marks = test_a_wrong_value_is_refused_in_one_line_with_the_name_and_a_right_example.pytestmark  # type: ignore[attr-defined]  # set by pytest
     refused = {parameters[0] for mark in marks for parameters in mark.args[1]}
-    assert refused == {setting.name for setting in settings.documentation()} - {"LAGO_API_EVENT_CODE"}
+    assert refused == {setting.name for setting in settings.documentation()} - {
+        "LAGO_API_EVENT_CODE",
+        "RECONCILE_METRICS_TEXTFILE",
+    }
 
 
 def test_several_problems_make_one_line_each() -> None:
@@ -277,6 +293,8 @@ def test_several_problems_make_one_line_each() -> None:
         {"LAGO_API_BASE": f"http://u:{PASSWORD}/@lago"},
         {"LAGO_API_KEY": f"{KEY}\u00e9"},
         {"RECONCILE_LAG": "x"},
+        {"RECONCILE_ALERT_WEBHOOK": f"ftp://hooks/{KEY}"},
+        {"RECONCILE_SMTP_URL": f"smtp://me:{PASSWORD}/@mail"},
     ],
 )
 def test_no_secret_in_an_error_nor_in_its_traceback(environ: dict[str, str]) -> None:
@@ -351,6 +369,37 @@ def test_lists_properties_and_the_factor() -> None:
     assert loaded.log_level == "debug"
 
 
+def test_thresholds_of_alerts_are_counts_or_money() -> None:
+    loaded = load({"RECONCILE_ALERT_ON": "missing, orphan > 10, held>5.00usd, excluded>0.5 USD, matched>7usd"})
+    assert loaded.alert_on == (
+        Threshold("missing", 0, None),
+        Threshold("orphan", 10, None),
+        Threshold("held", None, Decimal("5.00")),
+        Threshold("excluded", None, Decimal("0.5")),
+        Threshold("matched", None, Decimal(7)),
+    )
+    assert {threshold.kind for threshold in load().alert_on} == load().fail_on
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://mail", MailServer("mail", 25, encrypted=False)),
+        ("smtp://me:p%40ss@mail", MailServer("mail", 587, encrypted=False, user="me", password="p@ss")),
+        ("smtps://me:w@[::1]/", MailServer("::1", 465, encrypted=True, user="me", password="w")),
+        ("smtp://mail:2525", MailServer("mail", 2525, encrypted=False)),
+    ],
+)
+def test_forms_of_a_mail_server(url: str, expected: MailServer) -> None:
+    assert load({"RECONCILE_SMTP_URL": url}).smtp == expected
+
+
+def test_metrics_can_be_off() -> None:
+    assert load().metrics_address == ListenAddress("127.0.0.1", 9464)
+    assert load({"RECONCILE_METRICS_ADDRESS": "off"}).metrics_address is None
+    assert load({"RECONCILE_METRICS_ADDRESS": "[::]:0"}).metrics_address == ListenAddress("::", 0)
+
+
 def test_every_class_can_make_the_exit_code_1() -> None:
     every = {*ROW_CLASSES, *EVENT_CLASSES}
     assert load({"RECONCILE_FAIL_ON": ",".join(every)}).fail_on == every
@@ -387,7 +436,13 @@ def test_settings_travel_to_another_process() -> None:
 
 
 def test_no_form_of_the_settings_shows_a_secret() -> None:
-    loaded = load({"RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state?sslkey=k&sslpassword={PASSWORD}"})
+    loaded = load(
+        {
+            "RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state?sslkey=k&sslpassword={PASSWORD}",
+            "RECONCILE_ALERT_WEBHOOK": f"https://hooks.example/{KEY}",
+            "RECONCILE_SMTP_URL": f"smtps://me:{PASSWORD}@mail.example",
+        }
+    )
     forms = [
         repr(loaded),
         str(loaded),
@@ -401,7 +456,7 @@ def test_no_form_of_the_settings_shows_a_secret() -> None:
         assert KEY not in form
 
 
-def test_the_public_settings_are_all_but_the_key_and_read_back() -> None:
+def test_the_public_settings_are_all_but_the_secrets_and_read_back() -> None:
     loaded = load(
         {
             "RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state",
@@ -410,10 +465,13 @@ def test_the_public_settings_are_all_but_the_key_and_read_back() -> None:
             "RECONCILE_EXCLUDE": "zero_cost,cache_hit",
             "RECONCILE_FAIL_ON": "",
             "RECONCILE_TIMEZONE": "Europe/Berlin",
+            "RECONCILE_ALERT_ON": "missing,orphan>10,held>5.00USD",
+            "RECONCILE_ALERT_EMAIL_TO": "a@b.example, c@d.example",
+            "RECONCILE_METRICS_ADDRESS": "[::1]:9464",
         }
     )
     public = loaded.public()
-    assert list(public) == [s.name for s in settings.documentation() if s.name != "LAGO_API_KEY"]
+    assert list(public) == [s.name for s in settings.documentation() if s.name not in settings.SECRETS]
     assert public["DATABASE_URL"] == "postgresql://litellm@db.example:5432/litellm"
     assert public["RECONCILE_STATE_URL"] == "postgresql://job@db/state"
     assert load().public()["RECONCILE_STATE_URL"] == public["DATABASE_URL"]
