@@ -6,6 +6,7 @@ total is the sum of its lines.
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pandas as pd
 
 from reconcile.document import (
@@ -27,6 +29,7 @@ from reconcile.document import (
 )
 from reconcile.errors import BooksFault
 from reconcile.money import add, decimal_of, total
+from reconcile.money import plain as money
 
 Key = tuple[str, str, date]  # class, charge ID ('' for none), day
 Days = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
@@ -62,6 +65,13 @@ class Books:
         )
         self._read_events += EventTotals(len(event_costs), total(event_costs))
 
+    def set_aside(self, event_costs: npt.NDArray[np.float64]) -> None:
+        """Takes events that were read out of the books again: their rows are gone from the spend log."""
+        read = self._read_events
+        self._read_events = EventTotals(
+            read.count - len(event_costs), add((read.spend, -total(event_costs)))
+        )
+
     def add_rows(self, rows: pd.DataFrame) -> None:
         """Takes classified rows: class, reason, charge_id, model, usage_ms, spend, tokens, ambiguous, and for
         discrepancies request_id, transaction_id, event_cost, detail."""
@@ -77,11 +87,7 @@ class Books:
 
         _accumulate(self.rows, [rows["class"], rows["charge_id"], pd.Series(day)], spend, made)
         _accumulate(self.row_models, [rows["class"], rows["model"]], spend, made)
-        reasons: dict[tuple[str, str], RowTotals] = {}
-        _accumulate(reasons, [rows["class"], rows["reason"]], spend, made)
-        for key, found in reasons.items():
-            count, money = self.reasons.get(key, (0, Decimal(0)))
-            self.reasons[key] = (count + found.count, add((money, found.spend)))
+        self._add_reasons([rows["class"], rows["reason"]], spend, made)
         self.ambiguous += int(rows["ambiguous"].sum())
         self._keep(
             rows,
@@ -103,6 +109,12 @@ class Books:
 
         _accumulate(self.events, [events["class"], events["charge_id"], pd.Series(day)], cost, made)
         _accumulate(self.event_models, [events["class"], events["model"]], cost, made)
+        surplus = events["class"].isin(("duplicate", "orphan")).to_numpy(bool)
+        if surplus.any():
+            chosen, amounts = events[surplus], cost[surplus]
+            self._add_reasons(
+                [chosen["class"], chosen["reason"]], amounts, lambda at, money: RowTotals(len(at), money)
+            )
         # The pairs of the window stand with their rows already.
         alone = events["class"].isin(("duplicate", "orphan")).to_numpy(bool) | paired_outside
         listed = events[alone]
@@ -114,6 +126,18 @@ class Books:
             transaction_id=listed["transaction_id"],
             request_id=listed["row_request_id"],
         )
+
+    def _add_reasons(
+        self,
+        keys: list[pd.Series],
+        amounts: npt.NDArray[np.float64],
+        made: Callable[[npt.NDArray[np.int64], Decimal], RowTotals],
+    ) -> None:
+        reasons: dict[tuple[str, str], RowTotals] = {}
+        _accumulate(reasons, keys, amounts, made)
+        for key, found in reasons.items():
+            count, money = self.reasons.get(key, (0, Decimal(0)))
+            self.reasons[key] = (count + found.count, add((money, found.spend)))
 
     def _keep(
         self,
@@ -161,6 +185,80 @@ class Books:
         frame["money"] = -money
         by = ["money", "usage_time", "class", "request_id", "transaction_id"]
         return frame.sort_values(by, kind="stable", ignore_index=True)[list(DISCREPANCY_COLUMNS)]
+
+    def settled(self) -> bool:
+        """Whether everything that was read is booked."""
+        return (
+            sum(found.count for found in self.rows.values()) == self._read_rows.count
+            and sum(found.count for found in self.events.values()) == self._read_events.count
+        )
+
+    def pack(self) -> bytes:
+        """The totals of books that agree, for `absorb`: what this run delivered stands as matched on both sides."""
+        agreed = Books(self._days)
+        agreed._absorb(self)
+        for (kind, charge_id, day), found in self.rows.items():
+            if kind == "delivered":
+                agreed._add_key(agreed.events, ("matched", charge_id, day), EventTotals(found.count, found.spend))
+        for (kind, model), found in self.row_models.items():
+            if kind == "delivered":
+                agreed._add_key(agreed.event_models, ("matched", model), EventTotals(found.count, found.spend))
+        for groups in (agreed.rows, agreed.row_models):
+            for key in [key for key in groups if key[0] == "delivered"]:
+                agreed._add_key(groups, ("matched", *key[1:]), groups.pop(key))
+        agreed.reasons = {key: found for key, found in agreed.reasons.items() if key[0] != "delivered"}
+        content = {
+            "rows": [[*_plain(key), *_row_line(found)] for key, found in agreed.rows.items()],
+            "events": [[*_plain(key), found.count, money(found.spend)] for key, found in agreed.events.items()],
+            "row_models": [[*key, *_row_line(found)] for key, found in agreed.row_models.items()],
+            "event_models": [[*key, found.count, money(found.spend)] for key, found in agreed.event_models.items()],
+            "reasons": [[*key, count, money(spend)] for key, (count, spend) in agreed.reasons.items()],
+            "ambiguous": agreed.ambiguous,
+            "discrepancies": [
+                {**entry, "usage_time": entry["usage_time"].isoformat()}
+                for entry in self.discrepancies().replace({np.nan: None}).to_dict("records")
+            ],
+        }
+        return zlib.compress(orjson.dumps(content))
+
+    def absorb(self, packed: bytes) -> None:
+        """Adds the totals of a slice that an earlier run has packed."""
+        found = orjson.loads(zlib.decompress(packed))
+        for kind, charge_id, day, *line in found["rows"]:
+            self._add_key(self.rows, (kind, charge_id, date.fromisoformat(day)), _row_totals(line))
+        for kind, charge_id, day, count, spend in found["events"]:
+            key = (kind, charge_id, date.fromisoformat(day))
+            self._add_key(self.events, key, EventTotals(count, Decimal(spend)))
+        for kind, model, *line in found["row_models"]:
+            self._add_key(self.row_models, (kind, model), _row_totals(line))
+        for kind, model, count, spend in found["event_models"]:
+            self._add_key(self.event_models, (kind, model), EventTotals(count, Decimal(spend)))
+        for kind, reason, count, spend in found["reasons"]:
+            known = self.reasons.get((kind, reason), (0, Decimal(0)))
+            self.reasons[kind, reason] = (known[0] + count, add((known[1], Decimal(spend))))
+        self.ambiguous += found["ambiguous"]
+        rows = [_row_totals(line) for _, _, _, *line in found["rows"]]
+        self._read_rows = _sum([self._read_rows, *rows], RowTotals)
+        events = [EventTotals(count, Decimal(spend)) for _, _, _, count, spend in found["events"]]
+        self._read_events = _sum([self._read_events, *events], EventTotals)
+        if found["discrepancies"]:
+            frame = pd.DataFrame(found["discrepancies"], columns=list(DISCREPANCY_COLUMNS))
+            frame["usage_time"] = pd.to_datetime(frame["usage_time"], utc=True).dt.as_unit("ms")
+            for name in DISCREPANCY_COLUMNS:
+                if name.endswith("_spend"):
+                    frame[name] = frame[name].astype(np.float64)
+                elif name != "usage_time":
+                    frame[name] = frame[name].astype("str")
+            self._discrepancies.append(frame)
+
+    def _absorb(self, other: Books) -> None:
+        self.rows, self.events = dict(other.rows), dict(other.events)
+        self.row_models, self.event_models = dict(other.row_models), dict(other.event_models)
+        self.reasons, self.ambiguous = dict(other.reasons), other.ambiguous
+
+    @staticmethod
+    def _add_key(into: dict[Any, Any], key: Any, found: Any) -> None:
+        into[key] = into[key] + found if key in into else found
 
     def check(self) -> None:
         """Raises `BooksFault` where the classes do not add up to what was read, in count and in money."""
@@ -271,3 +369,17 @@ def _text(values: pd.Series) -> pd.api.extensions.ExtensionArray:
     """Text, with none for ''."""
     text = pd.Series(values.astype("str").array)
     return text.where(text != "", None).array
+
+
+def _plain(key: Key) -> tuple[str, str, str]:
+    kind, charge_id, day = key
+    return kind, charge_id, day.isoformat()
+
+
+def _row_line(found: RowTotals) -> tuple[int, str, int, int]:
+    return found.count, money(found.spend), found.prompt_tokens, found.completion_tokens
+
+
+def _row_totals(line: list[Any]) -> RowTotals:
+    count, spend, prompt_tokens, completion_tokens = line
+    return RowTotals(count, Decimal(spend), prompt_tokens, completion_tokens)

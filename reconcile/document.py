@@ -214,6 +214,9 @@ class Document:
     lago_usage: tuple[LagoUsage, ...] = ()
     findings: tuple[Finding, ...] = ()
     previous: Previous | None = None
+    # Rows outside the window that this run settled: late ones, and ones that were held back before. Every class that
+    # has a member, and "total"; empty where there was none.
+    late: Mapping[str, RowTotals] = field(default_factory=dict)
 
     def as_json(self, listed: int | None = DISCREPANCIES_LISTED) -> dict[str, Any]:
         """The JSON form; `listed` bounds the discrepancies (None: all of them, as in report files)."""
@@ -273,6 +276,7 @@ class Document:
                 }
                 for usage in self.lago_usage
             ],
+            "late": {name: totals.as_json() for name, totals in self.late.items()},
             "findings": [finding.as_json() for finding in self.findings],
             "method": {
                 "started_at": instant(self.method.started_at),
@@ -334,6 +338,7 @@ def from_json(found: Mapping[str, Any]) -> Document:
             for finding in found["findings"]
         ),
         previous=previous_run(found["previous"]),
+        late=_row_classes(found["late"]),
     )
 
 

@@ -63,3 +63,10 @@ class LockedError(ReconcileError):
 
     exit_code = 4
     kind = "locked"
+
+
+class Interrupted(ReconcileError):
+    """The run was told to stop. What was on its way is finished; running it again carries on."""
+
+    exit_code = 130
+    kind = "interrupted"

@@ -5,50 +5,32 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import structlog
 
 from reconcile import summary
+from reconcile.context import Context, Progress, Silent, Timing, moment
 from reconcile.document import Document
-from reconcile.errors import LagoFault, ReconcileError
-from reconcile.lago import Interrupted
+from reconcile.errors import Interrupted, LagoFault, ReconcileError
+from reconcile.late import LateRows, Recount, forget_settled, recount, retry_held
 from reconcile.ledger import new_run_id
-from reconcile.preflight import Sides, connected
+from reconcile.preflight import connected
 from reconcile.settings import Settings
+from reconcile.settlement import Settlement
+from reconcile.spend_logs import milliseconds
+from reconcile.unchanged import Fingerprints, Plan, SliceKeeper, aligned, event_costs, hours_read, plan
 from reconcile.window import Window
 from reconcile.window_run import WindowRun
 
 log = structlog.get_logger()
 
 EXIT_INTERRUPTED = 130
-
-
-class Progress(Protocol):
-    """What a terminal may show while the job runs: steps of a total, and what it waits for."""
-
-    def total(self, steps: int) -> None: ...
-
-    def step(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class Silent:
-    """No progress, as in a pipe."""
-
-    def total(self, steps: int) -> None:
-        return
-
-    def step(self, text: str) -> None:
-        return
-
-    def note(self, text: str) -> None:
-        return
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +52,6 @@ class Result:
     exit_code: int
 
 
-@dataclass(slots=True)
-class Timing:
-    """Where and when a run was made."""
-
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-
-
 def run(
     settings: Settings,
     order: Order,
@@ -99,68 +65,143 @@ def run(
     Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
     the batches on their way; `announce` is told the window's UTC instants before anything is read.
     """
-    stop = stop or threading.Event()
-    progress = progress or Silent()
-    timing = Timing()
+    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
     run_id = new_run_id(timing.started_at, secrets.token_hex(2))
     structlog.contextvars.bind_contextvars(run_id=run_id)
     if announce is not None:
         announce(f"window {order.window} UTC")
     try:
-        with connected(settings, stop) as sides:
+        with connected(settings, stop) as sides, contextlib.ExitStack() as held:
             for warning in sides.warnings:
                 log.warning(warning)
-            with contextlib.ExitStack() as held:
-                lock = held.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
-                return _locked_run(settings, order, sides, run_id, timing, stop, progress, lock)
+            lock = held.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            return _recorded(order, Work(Context(settings, sides, run_id, order.sends, timing, stop, progress, lock)))
     except ReconcileError as error:
-        if error.exit_code != 3:
+        if error.exit_code not in (3, EXIT_INTERRUPTED):
             raise
         log.error(str(error), kind=error.kind)
         document = summary.of_nothing(settings, order, run_id, timing, error)
-        return Result(document, EXIT_INTERRUPTED if isinstance(error, Interrupted) else 3)
+        return Result(document, error.exit_code)
     finally:
         structlog.contextvars.unbind_contextvars("run_id")
 
 
-def _locked_run(
-    settings: Settings,
-    order: Order,
-    sides: Sides,
-    run_id: str,
-    timing: Timing,
-    stop: threading.Event,
-    progress: Progress,
-    lock: Any,
-) -> Result:
-    ledger, window = sides.ledger, (order.window.start, order.window.end)
+def _recorded(order: Order, work: Work) -> Result:
+    """Does the work, and writes it down in the ledger from begin to end."""
+    context, ledger = work.context, work.context.sides.ledger
     ledger.begin_run(
-        run_id,
-        sides.stream,
+        context.run_id,
+        context.sides.stream,
         command=order.command,
         dry_run=order.dry_run,
-        window=window,
-        started_at=timing.started_at,
+        window=(order.window.start, order.window.end),
+        started_at=context.timing.started_at,
     )
-    window_run = WindowRun(settings, sides, run_id, order.window, order.sends, timing, stop, progress, lock)
     fault: ReconcileError | None = None
     try:
-        window_run.work()
+        work.do(order)
     except ReconcileError as error:
-        if error.exit_code != 3:  # an answer that was right at the preflight is wrong now
-            error = LagoFault(str(error))
-        fault = error
+        # An answer that was right at the preflight and is wrong now is a fault of the run.
+        fault = error if error.exit_code in (3, EXIT_INTERRUPTED) else LagoFault(str(error))
         log.error(str(error), kind=error.kind)
-    document = summary.document(settings, order, sides, run_id, timing, window_run, fault)
-    exit_code = summary.EXIT_CODES[document.status]
-    if isinstance(fault, Interrupted):
-        exit_code = EXIT_INTERRUPTED
+    document = summary.document(order, work, fault)
+    exit_code = EXIT_INTERRUPTED if isinstance(fault, Interrupted) else summary.EXIT_CODES[document.status]
     with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
         ledger.finish_run(
-            run_id,
+            context.run_id,
             status=document.status,
             exit_code=exit_code,
             document=document.as_json(),
             finished_at=document.method.finished_at,
         )
     return Result(document, exit_code)
+
+
+class Work:
+    """One run's work on its window, and what it gathers for the document."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.books, self.late_books = context.new_books(), context.new_books()
+        self.recount: Recount | None = None
+        self._held: set[tuple[str, int]] = set()
+
+    def do(self, order: Order) -> None:
+        """Raises the faults of exit code 3; what was read before is in the books."""
+        context, window = self.context, order.window
+        parts = aligned(window, context.settings.slice_length)
+        recheck = order.sends and order.command == "run"
+        found = self.recount = recount(context, window, recheck=recheck)
+        if found.cut_until is not None:
+            allowance = context.settings.max_call + context.settings.match_after
+            context.retention_until_ms = milliseconds(found.cut_until + allowance)
+        late = LateRows(context, window, found)
+        fingerprints = Fingerprints(context, found.counts)
+        if order.sends:
+            todo = plan(context, parts, fingerprints, late.must_read())
+        else:  # a report and a dry run read everything afresh
+            todo = Plan(stretches=[parts])
+        for totals in todo.taken_over:
+            self.books.absorb(totals)
+        context.progress.total(sum(map(len, todo.stretches)))
+        row_hours: dict[int, int] = {}
+        for stretch in todo.stretches:
+            self._work_on(stretch, fingerprints, late.in_window, row_hours)
+        if order.sends:
+            self._keep_hours(found, hours_read(todo.stretches, parts, context.settings.max_call), row_hours)
+            forget_settled(context, window, self._held)
+            late.settle(self.late_books)
+            late.keep_counts()
+            retry_held(context, window, self.late_books, late.keys())
+
+    def _work_on(
+        self, stretch: list[Window], fingerprints: Fingerprints, further: pd.DataFrame, row_hours: dict[int, int]
+    ) -> None:
+        context = self.context
+        start, end = milliseconds(stretch[0].start), milliseconds(stretch[-1].end)
+        keeper = SliceKeeper(context, stretch, fingerprints)
+
+        def inside(times: pd.Series) -> npt.NDArray[np.bool_]:
+            values = times.to_numpy(np.int64)
+            return np.asarray((values >= start) & (values < end))
+
+        def counted(part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> None:
+            rows, events = rows[inside(rows["usage_ms"])], events[inside(events["time_ms"])]
+            self.books.read(rows, event_costs(context, events))
+            keeper.counted(part, rows, events)
+
+        def booked(rows: pd.DataFrame) -> None:
+            held = rows[rows["class"] == "held"]
+            self._held |= set(zip(held["request_id"].tolist(), held["start_ms"].tolist(), strict=True))
+            keeper.booked_rows(rows)
+
+        settlement = Settlement(
+            context,
+            self.books,
+            lambda rows: inside(rows["usage_ms"]),
+            lambda events: inside(events["time_ms"]),
+            booked_rows=booked,
+            booked_events=keeper.booked_events,
+        )
+        WindowRun(context, stretch, settlement, counted, further).work()
+        for hour, count in keeper.row_hours.items():
+            row_hours[hour] = row_hours.get(hour, 0) + count
+
+    def _keep_hours(self, found: Recount, hours: set[int], row_hours: dict[int, int]) -> None:
+        """Takes down how many rows of each hour this run has reconciled."""
+        there = {int(hour.timestamp()) // 3600: int(count) for hour, count in found.counts.items()}
+        self.context.sides.ledger.keep_hours(
+            self.context.sides.stream,
+            self.context.run_id,
+            {
+                _hour(number): (row_hours.get(number, 0), there.get(number, 0))
+                for number in sorted(hours)
+            },
+        )
+
+
+def _hour(number: int) -> datetime:
+    return moment(number * 3_600_000)
+
+
+__all__ = ["Order", "Progress", "Result", "Silent", "run"]

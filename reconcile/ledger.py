@@ -21,7 +21,7 @@ import pandas as pd
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, delete, insert, select, text, update
+from sqlalchemy import Connection, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
@@ -308,47 +308,50 @@ class Ledger:
 
     # --- hours and slices
 
-    def hours(self, stream: Stream, start: datetime, end: datetime) -> pd.Series:
-        """Rows per reconciled hour of "startTime": int64, indexed by datetime64[ms, UTC]."""
+    def hours(self, stream: Stream, start: datetime, end: datetime) -> pd.DataFrame:
+        """The reconciled hours of "startTime": rows and peak (int64), indexed by datetime64[ms, UTC]."""
         with self._begin() as connection:
             found = connection.execute(
-                select(hours.c.hour, hours.c.rows).where(
+                select(hours.c.hour, hours.c.rows, hours.c.peak).where(
                     *_of(hours, stream), hours.c.hour >= start, hours.c.hour < end
                 )
             ).all()
         index = pd.DatetimeIndex([row.hour for row in found], tz="UTC").as_unit("ms")
-        return pd.Series([row.rows for row in found], index=index, dtype=np.int64)
+        columns = {"rows": [row.rows for row in found], "peak": [row.peak for row in found]}
+        return pd.DataFrame(columns, index=index, dtype=np.int64)
 
-    def keep_hours(self, stream: Stream, run_id: str, counts: Mapping[datetime, int]) -> None:
+    def keep_hours(self, stream: Stream, run_id: str, counts: Mapping[datetime, tuple[int, int]]) -> None:
+        """Takes down, per hour, how many of its rows are reconciled, and how many it has."""
         if not counts:
             return
         statement = upsert(hours)
+        changed = {
+            "rows": statement.excluded.rows,
+            "peak": func.greatest(hours.c.peak, statement.excluded.peak),
+            "run_id": statement.excluded.run_id,
+        }
         with self._begin() as connection:
             connection.execute(
-                statement.on_conflict_do_update(
-                    index_elements=list(hours.primary_key.columns),
-                    set_={"rows": statement.excluded.rows, "run_id": statement.excluded.run_id},
-                ),
+                statement.on_conflict_do_update(index_elements=list(hours.primary_key.columns), set_=changed),
                 [
-                    {**stream.key(), "hour": hour, "rows": count, "run_id": run_id}
-                    for hour, count in counts.items()
+                    {**stream.key(), "hour": hour, "rows": reconciled, "peak": there, "run_id": run_id}
+                    for hour, (reconciled, there) in counts.items()
                 ],
             )
 
     def slice_totals(
-        self, stream: Stream, start: datetime, end: datetime, policy: str
-    ) -> dict[tuple[datetime, datetime], tuple[int, bytes]]:
-        """The agreed slices within a window, by their ends: the events that Lago had, and the totals."""
+        self, stream: Stream, start: datetime, end: datetime
+    ) -> dict[tuple[datetime, datetime], tuple[str, int, bytes]]:
+        """The agreed slices within a window, by their ends: fingerprint, events that Lago had, totals."""
+        columns = (slices.c.slice_from, slices.c.slice_to, slices.c.fingerprint, slices.c.events, slices.c.totals)
         with self._begin() as connection:
             found = connection.execute(
-                select(slices.c.slice_from, slices.c.slice_to, slices.c.events, slices.c.totals).where(
-                    *_of(slices, stream),
-                    slices.c.policy == policy,
-                    slices.c.slice_from >= start,
-                    slices.c.slice_to <= end,
-                )
+                select(*columns).where(*_of(slices, stream), slices.c.slice_from >= start, slices.c.slice_to <= end)
             ).all()
-        return {(row.slice_from, row.slice_to): (row.events, row.totals) for row in found}
+        return {
+            (row.slice_from.astimezone(UTC), row.slice_to.astimezone(UTC)): (row.fingerprint, row.events, row.totals)
+            for row in found
+        }
 
     def keep_slice(
         self,
@@ -356,7 +359,7 @@ class Ledger:
         run_id: str,
         bounds: tuple[datetime, datetime],
         *,
-        policy: str,
+        fingerprint: str,
         events: int,
         totals: bytes,
     ) -> None:
@@ -364,22 +367,15 @@ class Ledger:
             **stream.key(),
             slice_from=bounds[0],
             slice_to=bounds[1],
-            policy=policy,
+            fingerprint=fingerprint,
             events=events,
             totals=totals,
             run_id=run_id,
         )
-        changed = {name: statement.excluded[name] for name in ("policy", "events", "totals", "run_id")}
+        changed = {name: statement.excluded[name] for name in ("fingerprint", "events", "totals", "run_id")}
         with self._begin() as connection:
             connection.execute(
                 statement.on_conflict_do_update(index_elements=list(slices.primary_key.columns), set_=changed)
-            )
-
-    def forget_slices(self, stream: Stream, start: datetime, end: datetime) -> None:
-        """Drops the figures of slices that overlap a half-open window."""
-        with self._begin() as connection:
-            connection.execute(
-                delete(slices).where(*_of(slices, stream), slices.c.slice_from < end, slices.c.slice_to > start)
             )
 
 

@@ -99,8 +99,8 @@ held = Table(
     Index("held_usage", "organization", "event_code", "charge_by", "usage_ms"),
 )
 
-# How many rows began in an hour when it was last reconciled. `agreed` holds the hours' figures for a run that finds
-# nothing changed: the events that Lago had, and the settled totals.
+# How many of the rows that began in an hour have been reconciled, and the most rows that it ever had: an hour that has
+# more rows than were reconciled holds late ones, one that has fewer than ever was cut by LiteLLM's retention.
 hours = Table(
     "hours",
     metadata,
@@ -109,11 +109,13 @@ hours = Table(
     Column("charge_by", Text, primary_key=True),
     Column("hour", DateTime(timezone=True), primary_key=True),
     Column("rows", BigInteger, nullable=False),
+    Column("peak", BigInteger, nullable=False),
     Column("run_id", Text, nullable=False),
 )
 
-# The figures of slices that agreed, so that an unchanged one needs no reading: `rows` counted by their start from
-# `starts_from` to the slice's end, `events` in Lago, and the totals (compressed JSON).
+# The figures of slices that agreed, so that an unchanged one needs no reading: `fingerprint` covers the settings and the
+# row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals` is
+# compressed JSON.
 slices = Table(
     "slices",
     metadata,
@@ -122,7 +124,7 @@ slices = Table(
     Column("charge_by", Text, primary_key=True),
     Column("slice_from", DateTime(timezone=True), primary_key=True),
     Column("slice_to", DateTime(timezone=True), primary_key=True),
-    Column("policy", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
     Column("events", BigInteger, nullable=False),
     Column("totals", LargeBinary, nullable=False),
     Column("run_id", Text, nullable=False),

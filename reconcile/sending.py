@@ -6,40 +6,35 @@ Lago's answer is taken down, then Lago is read back. Killed anywhere in between,
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reconcile.classify import Rules, compare_by_id
+from reconcile.classify import compare_by_id
+from reconcile.context import Context, moment
 from reconcile.errors import NotVisibleFault, ReconcileError
-from reconcile.event import Shape, build
-from reconcile.lago import Lago, Outcome
-from reconcile.ledger import Ledger, Stream
+from reconcile.event import build
+from reconcile.lago import Outcome
 
 # Up to this many delivered rows of one stretch are looked up one by one, more by listing the stretch.
 _LOOKED_UP_SINGLY = 3
 
 
-@dataclass(frozen=True, slots=True)
 class Sender:
-    """What sending needs. `list_events` lists a stretch of time (EVENTS), of one subscription where it is named."""
+    """Sends rows, and reads Lago back, for one run."""
 
-    lago: Lago
-    ledger: Ledger
-    stream: Stream
-    shape: Shape
-    rules: Rules
-    visible_within: timedelta
-    stop: threading.Event
-    run_id: str
-    list_events: Callable[[datetime, datetime, str | None], pd.DataFrame]
+    def __init__(self, context: Context) -> None:
+        sides = context.sides
+        self._context = context
+        self.lago, self.ledger, self.stream = sides.lago, sides.ledger, sides.stream
+        self.run_id = context.run_id
+        self.stop = context.stop
+        self.visible_within = context.settings.visible_within
 
     def send(self, rows: pd.DataFrame, first_batch: int) -> Sent:
         """Sends rows of class `missing`; gives what became of each.
@@ -86,7 +81,7 @@ class Sender:
         fault: ReconcileError | None = None
         try:
             self.lago.deliver(
-                build(rows.iloc[chosen], self.shape), before_batch=before, after_batch=after, stop=self.stop
+                build(rows.iloc[chosen], self._context.shape), before_batch=before, after_batch=after, stop=self.stop
             )
         except ReconcileError as error:
             fault = error
@@ -150,7 +145,7 @@ class Sender:
     def _may_come_later(self, rows: pd.DataFrame, kind: npt.NDArray[np.object_]) -> bool:
         """What Lago said it has already, on Postgres, will not appear by waiting."""
         waiting = rows["reason"].to_numpy(object)[kind == ""]
-        return self.rules.clickhouse or bool((waiting != "exists").any())
+        return self._context.rules.clickhouse or bool((waiting != "exists").any())
 
     def _look(
         self,
@@ -164,14 +159,14 @@ class Sender:
             subscriptions = rows["subscription_id"].to_numpy(object)[places]
             listed = pd.concat(
                 [
-                    self.list_events(_moment(moment), _moment(moment + 1), str(subscription))
-                    for moment, subscription in zip(times.tolist(), subscriptions, strict=True)
+                    self._context.list_events(moment(at), moment(at + 1), str(subscription))
+                    for at, subscription in zip(times.tolist(), subscriptions, strict=True)
                 ],
                 ignore_index=True,
             )
         else:
-            listed = self.list_events(_moment(int(times.min())), _moment(int(times.max()) + 1), None)
-        found_kind, found_reason = compare_by_id(rows.iloc[places], listed, self.rules)
+            listed = self._context.list_events(moment(int(times.min())), moment(int(times.max()) + 1))
+        found_kind, found_reason = compare_by_id(rows.iloc[places], listed, self._context.rules)
         seen = found_kind != ""
         kind[places[seen]] = np.where(found_kind[seen] == "matched", "delivered", found_kind[seen])
         reason[places[seen]] = found_reason[seen]
@@ -208,6 +203,3 @@ class Verified:
     reason: npt.NDArray[np.object_]
     fault: ReconcileError | None
 
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)

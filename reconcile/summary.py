@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from reconcile import __version__
 from reconcile.books import Books
+from reconcile.context import Timing
 from reconcile.document import (
+    DISCREPANCY_CLASSES,
     Document,
     EventTotals,
     Fault,
@@ -22,63 +26,84 @@ from reconcile.document import (
     previous_run,
 )
 from reconcile.errors import BooksFault, ReconcileError
-from reconcile.preflight import Sides
+from reconcile.money import total
 from reconcile.settings import Settings
-from reconcile.window_run import WindowRun
 
 if TYPE_CHECKING:
-    from reconcile.job import Order, Timing
+    from reconcile.job import Order, Work
 
 EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 # Reasons that always stand in the document, as 0 where there is no such row.
 _REASONS = {"excluded": ("failure",), "held": (), "rejected": ()}
 
 
-def document(
-    settings: Settings,
-    order: Order,
-    sides: Sides,
-    run_id: str,
-    timing: Timing,
-    work: WindowRun,
-    fault: ReconcileError | None,
-) -> Document:
+def document(order: Order, work: Work, fault: ReconcileError | None) -> Document:
     """The document of a run. Books that do not balance make it incomplete."""
+    context, settings = work.context, work.context.settings
+    sides = context.sides
     try:
         work.books.check()
     except BooksFault as error:
         fault = fault or error
     previous = None
-    if fault is None and (run := sides.ledger.previous(sides.stream, (order.window.start, order.window.end), run_id)):
-        previous = previous_run({**run["document"], "finished_at": run["document"]["method"]["finished_at"]})
-    findings = [Finding("lago_counts", warning) for warning in sides.warnings]
-    if work.pushed_doubtful:
-        findings.append(
-            Finding(
-                "pushed_doubtful",
-                f"{work.pushed_doubtful} rows whose event may be in Lago already were sent all the same, because "
-                f"RECONCILE_PUSH_DOUBTFUL={','.join(sorted(settings.push_doubtful))}",
-                work.pushed_doubtful,
-            )
-        )
+    if fault is None:
+        run = sides.ledger.previous(sides.stream, (order.window.start, order.window.end), context.run_id)
+        if run is not None:
+            previous = previous_run({**run["document"], "finished_at": run["document"]["method"]["finished_at"]})
+    late = {
+        name: found
+        for name, found in work.late_books.row_classes().items()
+        if found.count
+    }
     return _assembled(
         settings,
         order,
-        run_id,
+        context.run_id,
         work.books,
-        verified=work.verified,
+        verified=context.verified,
         method=_method(
             settings,
-            timing,
+            context.timing,
             store="clickhouse" if sides.clickhouse else "postgres",
-            slices=work.slices,
+            slices=context.slices,
             requests=sides.lago.requests,
             retries=sides.lago.retries,
         ),
         fault=fault,
-        findings=tuple(findings),
+        findings=tuple(_findings(work, late)),
         previous=previous,
+        late=late,
     )
+
+
+def _findings(work: Work, late: Mapping[str, RowTotals]) -> Iterator[Finding]:
+    context, settings = work.context, work.context.settings
+    for warning in context.sides.warnings:
+        yield Finding("lago_counts", warning)
+    if context.pushed_doubtful:
+        yield Finding(
+            "pushed_doubtful",
+            "rows whose event may be in Lago already were sent all the same, because RECONCILE_PUSH_DOUBTFUL="
+            + ",".join(sorted(settings.push_doubtful)),
+            context.pushed_doubtful,
+        )
+    for name in ("delivered", "missing", "held", "rejected", "mismatched", "misdirected"):
+        if name in late:
+            yield Finding(
+                f"late_{name}",
+                f"rows from before the window, found late or held back before, that are {name} now",
+                late[name].count,
+                late[name].spend,
+            )
+    if work.recount is not None and work.recount.cut_rows:
+        costs = np.concatenate([*context.set_aside, np.empty(0)])
+        yield Finding(
+            "retention",
+            f"LiteLLM has deleted {work.recount.cut_rows} rows of {work.recount.cut_hours} hours since they were "
+            f"reconciled; {len(costs)} events of the window belong to them and are not counted here",
+            work.recount.cut_rows,
+            total(costs),
+        )
 
 
 def of_nothing(settings: Settings, order: Order, run_id: str, timing: Timing, fault: ReconcileError) -> Document:
@@ -88,11 +113,19 @@ def of_nothing(settings: Settings, order: Order, run_id: str, timing: Timing, fa
     return _assembled(settings, order, run_id, books, verified=None, method=method, fault=fault)
 
 
-def _status(books: Books, fail_on: Collection[str], fault: ReconcileError | None) -> str:
+def _status(
+    books: Books, late: Mapping[str, RowTotals], fail_on: Collection[str], fault: ReconcileError | None
+) -> str:
+    """Late rows count as the window's own, but for those that stay held back: they had their say when they were new."""
     if fault is not None:
         return "incomplete"
     rows, events = books.row_classes(), books.event_classes()
-    failing = [name for name in {*fail_on, "missing"} if _count(rows, name) or _count(events, name)]
+    late = {name: found for name, found in late.items() if name != "held"}
+    failing = [
+        name
+        for name in {*fail_on, "missing"}
+        if _count(rows, name) or _count(events, name) or _count(late, name)
+    ]
     return "discrepancies" if failing else "agreed"
 
 
@@ -111,20 +144,21 @@ def _assembled(
     fault: ReconcileError | None,
     findings: tuple[Finding, ...] = (),
     previous: Previous | None = None,
+    late: Mapping[str, RowTotals] | None = None,
 ) -> Document:
     reasons: dict[str, dict[str, int]] = {name: dict.fromkeys(always, 0) for name, always in _REASONS.items()}
     spend: dict[str, dict[str, Decimal]] = {
         name: dict.fromkeys(always, Decimal(0)) for name, always in _REASONS.items()
     }
     for (kind, reason), (count, money) in sorted(books.reasons.items()):
-        if kind in reasons or kind in ("mismatched", "misdirected", "missing"):
+        if kind in reasons or kind in DISCREPANCY_CLASSES:
             reasons.setdefault(kind, {})[reason] = count
             spend.setdefault(kind, {})[reason] = money
     return Document(
         run_id=run_id,
         command=order.command,
         dry_run=order.dry_run,
-        status=_status(books, settings.fail_on, fault),
+        status=_status(books, late or {}, settings.fail_on, fault),
         verified=verified,
         window_from=order.window.start,
         window_to=order.window.end,
@@ -145,6 +179,7 @@ def _assembled(
         fault=None if fault is None else Fault(fault.kind, str(fault)),
         findings=findings,
         previous=previous,
+        late=late or {},
     )
 
 

@@ -11,12 +11,11 @@ from reconcile.lago.catalog import (
 from reconcile.lago.client import Lago
 from reconcile.lago.delivery import Outcome
 from reconcile.lago.frame import events_frame
-from reconcile.lago.http import Interrupted, Retry
+from reconcile.lago.http import Retry
 
 __all__ = [
     "Charge",
     "ChargeUsage",
-    "Interrupted",
     "Lago",
     "Metric",
     "MetricFilter",

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import orjson
 
-from reconcile.errors import ReconcileError
-from reconcile.lago.http import Answer, Http, Interrupted, as_dict, as_int, as_list
+from reconcile.errors import Interrupted, ReconcileError
+from reconcile.lago.http import Answer, Http, as_dict, as_int, as_list
 
 BATCH_SIZE = 100  # LAGO_EVENTS_BATCH_MAX_LENGTH's default
 BATCH_BYTES = 900_000  # nginx refuses bodies over 1 MB by default

@@ -20,19 +20,12 @@ import orjson
 import tenacity
 
 from reconcile import __version__
-from reconcile.errors import LagoFault, PreflightError, ReconcileError, SettingsError
+from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
 
 Params = Sequence[tuple[str, str | int]]
 
 _EXCERPT = 200  # characters of an answer that an error quotes
 _CATALOG_PAGE = 100  # Lago's own default
-
-
-class Interrupted(ReconcileError):
-    """The run was told to stop while it waited for Lago."""
-
-    exit_code = 130
-    kind = "interrupted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The first ledger"""
 
-from alembic import op
 import sqlalchemy as sa
+from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = '0001'
@@ -52,6 +52,7 @@ def upgrade() -> None:
     sa.Column('charge_by', sa.Text(), nullable=False),
     sa.Column('hour', sa.DateTime(timezone=True), nullable=False),
     sa.Column('rows', sa.BigInteger(), nullable=False),
+    sa.Column('peak', sa.BigInteger(), nullable=False),
     sa.Column('run_id', sa.Text(), nullable=False),
     sa.PrimaryKeyConstraint('organization', 'event_code', 'charge_by', 'hour'),
     schema='reconcile'
@@ -95,7 +96,7 @@ def upgrade() -> None:
     sa.Column('charge_by', sa.Text(), nullable=False),
     sa.Column('slice_from', sa.DateTime(timezone=True), nullable=False),
     sa.Column('slice_to', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('policy', sa.Text(), nullable=False),
+    sa.Column('fingerprint', sa.Text(), nullable=False),
     sa.Column('events', sa.BigInteger(), nullable=False),
     sa.Column('totals', sa.LargeBinary(), nullable=False),
     sa.Column('run_id', sa.Text(), nullable=False),
