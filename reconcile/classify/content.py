@@ -127,7 +127,7 @@ def _cost_codes(spend: Doubles, sent: Doubles) -> tuple[Codes, Codes, Bools]:
 
 
 def _token_codes(rows: pd.DataFrame, events: pd.DataFrame, mask: int) -> Codes:
-    """Codes of the token counts that `mask` names; events that do not carry them all equal nothing."""
+    """Codes of the token counts that `mask` names; events in which one is absent or no number equal nothing."""
     result = Codes(np.zeros(len(rows), np.int64), np.zeros(len(events), np.int64))
     for bit, name in enumerate(TOKENS):
         if not mask & (1 << bit):
@@ -136,4 +136,4 @@ def _token_codes(rows: pd.DataFrame, events: pd.DataFrame, mask: int) -> Codes:
         codes = pd.factorize(both)[0].astype(np.int64)  # an absent count is NaN, and has the code -1
         part = Codes(codes[: len(rows)], codes[len(rows) :])
         result = join(result, part)
-    return Codes(result.rows, np.where(events["malformed"].to_numpy(bool), -1, result.events))
+    return result
