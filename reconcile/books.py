@@ -68,9 +68,7 @@ class Books:
     def set_aside(self, event_costs: npt.NDArray[np.float64]) -> None:
         """Takes events that were read out of the books again: their rows are gone from the spend log."""
         read = self._read_events
-        self._read_events = EventTotals(
-            read.count - len(event_costs), add((read.spend, -total(event_costs)))
-        )
+        self._read_events = EventTotals(read.count - len(event_costs), add((read.spend, -total(event_costs))))
 
     def add_rows(self, rows: pd.DataFrame) -> None:
         """Takes classified rows: class, reason, charge_id, model, usage_ms, spend, tokens, ambiguous, and for
@@ -112,9 +110,7 @@ class Books:
         surplus = events["class"].isin(("duplicate", "orphan")).to_numpy(bool)
         if surplus.any():
             chosen, amounts = events[surplus], cost[surplus]
-            self._add_reasons(
-                [chosen["class"], chosen["reason"]], amounts, lambda at, money: RowTotals(len(at), money)
-            )
+            self._add_reasons([chosen["class"], chosen["reason"]], amounts, lambda at, money: RowTotals(len(at), money))
         # The pairs of the window stand with their rows already.
         alone = events["class"].isin(("duplicate", "orphan")).to_numpy(bool) | paired_outside
         listed = events[alone]
@@ -203,9 +199,8 @@ class Books:
         for (kind, model), found in self.row_models.items():
             if kind == "delivered":
                 agreed._add_key(agreed.event_models, ("matched", model), EventTotals(found.count, found.spend))
-        for groups in (agreed.rows, agreed.row_models):
-            for key in [key for key in groups if key[0] == "delivered"]:
-                agreed._add_key(groups, ("matched", *key[1:]), groups.pop(key))
+        _rename(agreed.rows, "delivered", "matched")
+        _rename(agreed.row_models, "delivered", "matched")
         agreed.reasons = {key: found for key, found in agreed.reasons.items() if key[0] != "delivered"}
         content = {
             "rows": [[*_plain(key), *_row_line(found)] for key, found in agreed.rows.items()],
@@ -262,13 +257,8 @@ class Books:
 
     def check(self) -> None:
         """Raises `BooksFault` where the classes do not add up to what was read, in count and in money."""
-        for side, read, groups in (
-            ("rows", self._read_rows, self.rows),
-            ("events", self._read_events, self.events),
-        ):
-            booked = _sum(groups.values(), type(read))
-            if booked != read:
-                raise BooksFault(f"the {side} do not add up: read {read}, classified {booked}")
+        _same("rows", self._read_rows, _sum(self.rows.values(), RowTotals))
+        _same("events", self._read_events, _sum(self.events.values(), EventTotals))
 
     def row_classes(self) -> dict[str, RowTotals]:
         return _by_class(self.rows, ROW_CLASSES, RowTotals)
@@ -301,7 +291,12 @@ class Books:
     def by_charge_id_and_day(self) -> tuple[Group, ...]:
         rows, events = _regroup(self.rows, lambda key: key[1:]), _regroup(self.events, lambda key: key[1:])
         return tuple(
-            Group(rows.get(key, _none(RowTotals)), events.get(key, _none(EventTotals)), charge_id=key[0] or None, day=key[1])
+            Group(
+                rows.get(key, _none(RowTotals)),
+                events.get(key, _none(EventTotals)),
+                charge_id=key[0] or None,
+                day=key[1],
+            )
             for key in sorted(rows.keys() | events.keys())
         )
 
@@ -361,6 +356,11 @@ def _sum(totals: Iterable[Totals], kind: type[Totals]) -> Totals:
     return result
 
 
+def _same(side: str, read: object, booked: object) -> None:
+    if booked != read:
+        raise BooksFault(f"the {side} do not add up: read {read}, classified {booked}")
+
+
 def _none(kind: type[Totals]) -> dict[str, Totals]:
     return {"total": kind()}
 
@@ -368,7 +368,13 @@ def _none(kind: type[Totals]) -> dict[str, Totals]:
 def _text(values: pd.Series) -> pd.api.extensions.ExtensionArray:
     """Text, with none for ''."""
     text = pd.Series(values.astype("str").array)
-    return text.where(text != "", None).array
+    named: pd.api.extensions.ExtensionArray = text.where(text != "", None).array
+    return named
+
+
+def _rename(groups: dict[Any, RowTotals], old: str, new: str) -> None:
+    for key in [key for key in groups if key[0] == old]:
+        Books._add_key(groups, (new, *key[1:]), groups.pop(key))
 
 
 def _plain(key: Key) -> tuple[str, str, str]:

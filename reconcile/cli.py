@@ -75,9 +75,7 @@ FromOption = Annotated[
 ]
 ToOption = Annotated[
     str,
-    typer.Option(
-        "--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."
-    ),
+    typer.Option("--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send and record nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result document, and nothing else, on stdout.")]
@@ -143,9 +141,7 @@ def run(
     _work(settings, Order("run", window, dry_run), as_json=as_json, output=output, formats=formats)
 
 
-@app.command(
-    epilog="Example: reconcile backfill --from 2026-11-01 --to 2026-11-30 --dry-run"
-)
+@app.command(epilog="Example: reconcile backfill --from 2026-11-01 --to 2026-11-30 --dry-run")
 def backfill(
     from_text: FromOption,
     to_text: ToOption,
@@ -265,7 +261,8 @@ def show(
         if as_json:
             print_json(_run_json(entry))
         else:
-            print_line(f"{run_id}: {entry['command']} began at {entry['started_at']:%Y-%m-%d %H:%M:%S} UTC, not finished")
+            began = f"{entry['started_at']:%Y-%m-%d %H:%M:%S}"
+            print_line(f"{run_id}: {entry['command']} began at {began} UTC and has not finished")
         return
     if as_json:
         print_json(entry["document"])
@@ -275,9 +272,9 @@ def show(
 
 @app.command(epilog="Example: reconcile demo --output /tmp/demo")
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Folder for the report files.")
-    ] = Path("reconcile-demo"),
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the report files.")] = Path(
+        "reconcile-demo"
+    ),
     language: LanguageOption = None,
 ) -> None:
     """Everything on one machine: real Postgres, LiteLLM's tables, a Lago stand-in, sample traffic, one run."""
@@ -295,9 +292,11 @@ def demo(
         _work(settings, order, as_json=False, output=output, formats=None, stop=stop)
 
 
-@app.command(epilog='Example: reconcile sandbox > sandbox.env &  # then: . ./sandbox.env; reconcile run')
+@app.command(epilog="Example: reconcile sandbox > sandbox.env &  # then: . ./sandbox.env; reconcile run")
 def sandbox(
-    charge_by: Annotated[ChargeBy, typer.Option("--charge-by", help="Whom the sample traffic charges.")] = ChargeBy.team_id,
+    charge_by: Annotated[
+        ChargeBy, typer.Option("--charge-by", help="Whom the sample traffic charges.")
+    ] = ChargeBy.team_id,
 ) -> None:
     """The demo's two servers until Ctrl-C; their settings are printed as `export` lines."""
     room = _sandbox_room()
@@ -410,7 +409,7 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, so that what is under way ends in order; a second one breaks off."""
+    """An event that the first Ctrl-C or SIGTERM sets: what is under way ends in order. A second one breaks off."""
     stop = threading.Event()
 
     def first(number: int, _frame: object) -> None:
@@ -464,9 +463,7 @@ class _Bar:
 def _log_to_stderr(settings: Settings | None) -> None:
     from reconcile.logs import configure
 
-    configure(
-        "info" if settings is None else settings.log_level, "auto" if settings is None else settings.log_format
-    )
+    configure("info" if settings is None else settings.log_level, "auto" if settings is None else settings.log_format)
 
 
 def _sandbox_room() -> Any:
@@ -475,7 +472,8 @@ def _sandbox_room() -> Any:
         from reconcile.sandbox import servers, traffic
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"the sandbox needs the package {error.name}; install it with: pip install 'litellm-lago-reconcile[sandbox]'"
+            f"the sandbox needs the package {error.name}; "
+            "install it with: pip install 'litellm-lago-reconcile[sandbox]'"
         ) from None
 
     class Room:

@@ -87,6 +87,7 @@ class Context:
     # Events before this time may belong to rows that LiteLLM's retention has deleted since they were reconciled.
     retention_until_ms: int = 0
     set_aside: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    _final_invoices: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
     def rules(self) -> Rules:
@@ -111,7 +112,14 @@ class Context:
     @cached_property
     def drafts(self) -> pd.DataFrame:
         """The billing periods of draft invoices, read once and only where a row needs them."""
-        return self.sides.lago.draft_invoices()
+        return self.sides.lago.invoice_periods("draft")
+
+    def final_invoices(self, external_customer_id: str) -> pd.DataFrame:
+        """The billing periods of a customer's final invoices, read once per customer."""
+        if external_customer_id not in self._final_invoices:
+            found = self.sides.lago.invoice_periods("finalized", external_customer_id)
+            self._final_invoices[external_customer_id] = found
+        return self._final_invoices[external_customer_id]
 
     def new_books(self) -> Books:
         zone = self.settings.time_zone

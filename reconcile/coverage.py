@@ -77,6 +77,7 @@ class Coverage:
             covers = (self._start[places] <= times) & (times <= self._end[places])
             first = places[np.argmax(covers, axis=1)]
             some = covers.any(axis=1)
+            rows = np.asarray(rows, np.int64)
             reason[rows[some]] = ""
             covering[rows[some]] = first[some]
             if self.by_customer:
@@ -96,7 +97,11 @@ class Coverage:
             return np.zeros(len(covering), bool)
         return np.asarray(known & (usage_ms < self._period_start[place]))
 
-    def after_end(self, covering: Ints) -> npt.NDArray[np.bool_]:
+    def customers(self, covering: Ints) -> list[str]:
+        """The external customer IDs of covering subscriptions."""
+        return [self._customer_of.get(self._subscription[place], "") for place in covering.tolist()]
+
+    def ended(self, covering: Ints) -> npt.NDArray[np.bool_]:
         """Where the covering subscription has been terminated since: its last invoice may be final already."""
         known = covering >= 0
         if not len(self._terminated):

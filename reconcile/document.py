@@ -357,9 +357,7 @@ def _moment(text: str) -> datetime:
 
 def _row_classes(found: Mapping[str, Any]) -> dict[str, RowTotals]:
     return {
-        name: RowTotals(
-            totals["count"], Decimal(totals["spend"]), totals["prompt_tokens"], totals["completion_tokens"]
-        )
+        name: RowTotals(totals["count"], Decimal(totals["spend"]), totals["prompt_tokens"], totals["completion_tokens"])
         for name, totals in found.items()
     }
 

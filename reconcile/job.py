@@ -137,10 +137,8 @@ class Work:
             context.retention_until_ms = milliseconds(found.cut_until + allowance)
         late = LateRows(context, window, found)
         fingerprints = Fingerprints(context, found.counts)
-        if order.sends:
-            todo = plan(context, parts, fingerprints, late.must_read())
-        else:  # a report and a dry run read everything afresh
-            todo = Plan(stretches=[parts])
+        # A report and a dry run read everything afresh.
+        todo = plan(context, parts, fingerprints, late.must_read()) if order.sends else Plan(stretches=[parts])
         for totals in todo.taken_over:
             self.books.absorb(totals)
         context.progress.total(sum(map(len, todo.stretches)))
@@ -189,14 +187,12 @@ class Work:
 
     def _keep_hours(self, found: Recount, hours: set[int], row_hours: dict[int, int]) -> None:
         """Takes down how many rows of each hour this run has reconciled."""
-        there = {int(hour.timestamp()) // 3600: int(count) for hour, count in found.counts.items()}
+        numbers = found.counts.index.to_numpy("datetime64[ms]").astype(np.int64) // 3_600_000
+        there = dict(zip(numbers.tolist(), found.counts.tolist(), strict=True))
         self.context.sides.ledger.keep_hours(
             self.context.sides.stream,
             self.context.run_id,
-            {
-                _hour(number): (row_hours.get(number, 0), there.get(number, 0))
-                for number in sorted(hours)
-            },
+            {_hour(number): (row_hours.get(number, 0), there.get(number, 0)) for number in sorted(hours)},
         )
 
 

@@ -32,8 +32,8 @@ _EPOCH = moment(0)
 class Recount:
     """The hours of "startTime", counted before anything was read.
 
-    `counts` holds every hour that has rows, `grown` the hours that hold rows which no run has reconciled, `cut` how many
-    rows LiteLLM has deleted from how many hours since, and `cut_until` the end of the last such hour.
+    `counts` holds every hour that has rows, `grown` the hours with rows that no run has reconciled. `cut_rows` and
+    `cut_hours` say how much LiteLLM has deleted since, `cut_until` is the end of the last such hour.
     """
 
     counts: pd.Series
@@ -139,9 +139,7 @@ def retry_held(context: Context, window: Window, books: Books, seen: set[tuple[s
     if not entries:
         return
     rows = _held_rows(entries)
-    subscription, reason = hold_reasons(
-        context, rows["charge_id"].tolist(), rows["usage_ms"].to_numpy(np.int64)
-    )
+    subscription, reason = hold_reasons(context, rows["charge_id"].tolist(), rows["usage_ms"].to_numpy(np.int64))
     free = np.flatnonzero(reason == "")
     rows["subscription_id"] = pd.array(subscription, dtype="str")
     for window_of_rows in _usage_windows(rows.iloc[free], window.start) if len(free) else []:
@@ -180,9 +178,7 @@ class _Retry(Settlement):
             done = rows[~rows["class"].isin(("held", "missing"))]
             self.settled += list(zip(done["request_id"].tolist(), done["start_ms"].tolist(), strict=True))
 
-        super().__init__(
-            context, books, in_books, lambda events: np.zeros(len(events), bool), booked_rows=booked
-        )
+        super().__init__(context, books, in_books, lambda events: np.zeros(len(events), bool), booked_rows=booked)
 
 
 def _held_rows(entries: list[dict[str, object]]) -> pd.DataFrame:
@@ -217,8 +213,4 @@ def _usage_windows(rows: pd.DataFrame, before: datetime) -> list[Window]:
     """The hours of the rows' usage times, as contiguous windows that end before the main one."""
     hours = np.unique(rows["usage_ms"].to_numpy(np.int64) // _HOUR_MS)
     windows = _runs([moment(int(hour) * _HOUR_MS) for hour in hours.tolist()])
-    return [
-        Window(window.start, min(window.end, before)) if window.start < before else window for window in windows
-    ]
-
-
+    return [Window(window.start, min(window.end, before)) if window.start < before else window for window in windows]

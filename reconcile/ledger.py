@@ -266,11 +266,7 @@ class Ledger:
         with self._begin() as connection:
             connection.execute(insert(journal), [{"at": now, "run_id": run_id, **answer} for answer in answers])
             if taken:
-                connection.execute(
-                    update(deliveries)
-                    .where(deliveries.c.transaction_id.in_(taken))
-                    .values(taken=True)
-                )
+                connection.execute(update(deliveries).where(deliveries.c.transaction_id.in_(taken)).values(taken=True))
 
     # --- held rows
 
@@ -301,9 +297,7 @@ class Ledger:
         with self._begin() as connection:
             for request_id, start_ms in keys:
                 connection.execute(
-                    delete(held).where(
-                        *_of(held, stream), held.c.request_id == request_id, held.c.start_ms == start_ms
-                    )
+                    delete(held).where(*_of(held, stream), held.c.request_id == request_id, held.c.start_ms == start_ms)
                 )
 
     # --- hours and slices

@@ -113,9 +113,9 @@ hours = Table(
     Column("run_id", Text, nullable=False),
 )
 
-# The figures of slices that agreed, so that an unchanged one needs no reading: `fingerprint` covers the settings and the
-# row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals` is
-# compressed JSON.
+# The figures of slices that agreed, so that an unchanged one needs no reading. `fingerprint` covers the settings and
+# the row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals`
+# is compressed JSON.
 slices = Table(
     "slices",
     metadata,

@@ -139,9 +139,7 @@ def metric_problems(lago: Lago, metric: Metric, settings: Settings) -> list[str]
     for charge in charges:
         for key in charge.group_keys:
             if key not in sent:
-                problems.append(
-                    f"plan {charge.plan_code}: usage is grouped by {key!r}, which the events do not carry"
-                )
+                problems.append(f"plan {charge.plan_code}: usage is grouped by {key!r}, which the events do not carry")
         if charge.charge_model == "dynamic" and settings.precise_amount is None:
             problems.append(
                 f"plan {charge.plan_code}: a dynamic charge bills precise_total_amount_cents; set "
@@ -170,7 +168,10 @@ def checks(settings: Settings) -> list[Check]:
         with open_ledger(settings) as ledger:
             if ledger.is_current():
                 return f"{settings.state.display}: schema reconcile is up to date"
-            return f"{settings.state.display}: schema reconcile is not up to date; `reconcile migrate` or the next run does it"
+            return (
+                f"{settings.state.display}: schema reconcile is not up to date; `reconcile migrate` or the next run "
+                "brings it there"
+            )
 
     check("LiteLLM's spend log", spend_log)
     check("the job's own state", state)

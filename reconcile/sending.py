@@ -39,7 +39,8 @@ class Sender:
     def send(self, rows: pd.DataFrame, first_batch: int) -> Sent:
         """Sends rows of class `missing`; gives what became of each.
 
-        `rows` (a fresh index): ROWS columns, transaction_id, bare_model; `ours` (bool) for those that go out although another charge ID may have them.
+        `rows` (a fresh index): ROWS columns, transaction_id, bare_model; `ours` (bool) for those that go out although
+        another charge ID may have them.
         A fault on the way is kept in the result, beside what is known of every row.
         """
         kind = np.full(len(rows), "missing", object)
@@ -202,4 +203,3 @@ class Verified:
     kind: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]
     fault: ReconcileError | None
-

@@ -82,7 +82,7 @@ class Settlement:
         if not self._to_verify:
             return
         entries = pd.concat(self._to_verify, ignore_index=True)
-        rows = entries[[name for name in entries if name.startswith("sent_")]].rename(
+        rows = entries[[name for name in entries.columns.astype(str) if name.startswith("sent_")]].rename(
             columns=lambda name: name.removeprefix("sent_")
         )
         rows["reason"] = entries["reason"].to_numpy(object)
@@ -180,7 +180,12 @@ def hold_reasons(
         # A customer without one subscription cannot be pushed: there is no ID to send the event to.
         reason[(reason != "") & (subscription != "")] = ""
     if settings.late == "hold":
-        closed = (reason == "") & coverage.before_period(covering, usage_ms)
+        closed = coverage.before_period(covering, usage_ms)
+        # A subscription that has ended since has its last invoice: where that is final, nobody bills the row.
+        ended = coverage.ended(covering) & ~closed & (reason == "")
+        for customer in sorted(set(coverage.customers(covering[ended]))):
+            closed |= ended & in_invoices(context.final_invoices(customer), subscription, usage_ms)
+        closed &= reason == ""
         if closed.any():
             closed &= ~in_invoices(context.drafts, subscription, usage_ms)
         reason[closed] = "period_closed"

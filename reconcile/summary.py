@@ -50,11 +50,7 @@ def document(order: Order, work: Work, fault: ReconcileError | None) -> Document
         run = sides.ledger.previous(sides.stream, (order.window.start, order.window.end), context.run_id)
         if run is not None:
             previous = previous_run({**run["document"], "finished_at": run["document"]["method"]["finished_at"]})
-    late = {
-        name: found
-        for name, found in work.late_books.row_classes().items()
-        if found.count
-    }
+    late = {name: found for name, found in work.late_books.row_classes().items() if found.count}
     return _assembled(
         settings,
         order,
@@ -113,18 +109,14 @@ def of_nothing(settings: Settings, order: Order, run_id: str, timing: Timing, fa
     return _assembled(settings, order, run_id, books, verified=None, method=method, fault=fault)
 
 
-def _status(
-    books: Books, late: Mapping[str, RowTotals], fail_on: Collection[str], fault: ReconcileError | None
-) -> str:
+def _status(books: Books, late: Mapping[str, RowTotals], fail_on: Collection[str], fault: ReconcileError | None) -> str:
     """Late rows count as the window's own, but for those that stay held back: they had their say when they were new."""
     if fault is not None:
         return "incomplete"
     rows, events = books.row_classes(), books.event_classes()
     late = {name: found for name, found in late.items() if name != "held"}
     failing = [
-        name
-        for name in {*fail_on, "missing"}
-        if _count(rows, name) or _count(events, name) or _count(late, name)
+        name for name in {*fail_on, "missing"} if _count(rows, name) or _count(events, name) or _count(late, name)
     ]
     return "discrepancies" if failing else "agreed"
 
@@ -183,9 +175,7 @@ def _assembled(
     )
 
 
-def _method(
-    settings: Settings, timing: Timing, *, store: str, slices: int, requests: int, retries: int
-) -> Method:
+def _method(settings: Settings, timing: Timing, *, store: str, slices: int, requests: int, retries: int) -> Method:
     return Method(
         started_at=timing.started_at,
         finished_at=datetime.now(UTC),

@@ -173,9 +173,7 @@ class SliceKeeper:
 
     def _split(self, frame: pd.DataFrame, times: npt.NDArray[np.int64]) -> list[tuple[int, pd.DataFrame]]:
         places = np.minimum(np.searchsorted(self._ends, times, side="right"), len(self._open) - 1)
-        return [
-            (place, frame[places == place].reset_index(drop=True)) for place in np.unique(places).tolist()
-        ]
+        return [(place, frame[places == place].reset_index(drop=True)) for place in np.unique(places).tolist()]
 
     def _keep(self, one: _Open) -> None:
         context = self._context

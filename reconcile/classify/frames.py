@@ -76,6 +76,9 @@ REASONS = (
 REASON = {name: code for code, name in enumerate(REASONS)}
 
 
+DEFAULT_REACH = Reach(before=30_000, after=120_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the classification depends on beside the two frames.
@@ -85,7 +88,7 @@ class Rules:
     """
 
     code: str
-    reach: Reach = Reach(before=30_000, after=120_000)
+    reach: Reach = DEFAULT_REACH
     exclude: Collection[str] = ()
     clickhouse: bool = False
 

@@ -8,6 +8,7 @@ back what is settled; the last call, without a horizon, settles everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -334,7 +335,7 @@ def _appended(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first, second], ignore_index=True)
 
 
-def _names(frame: pd.DataFrame) -> dict[str, pd.Categorical]:
+def _names(frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "class": pd.Categorical.from_codes(frame["kind"].to_numpy(), pd.Index(KINDS)),
         "reason": pd.Categorical.from_codes(frame["reason"].to_numpy(), pd.Index(REASONS)),

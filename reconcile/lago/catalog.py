@@ -163,21 +163,29 @@ class Catalog:
         pages = self.http.pages("/subscriptions", "subscriptions", params, answers=_BAD_FILTER)
         return [item for page in pages for item in page]
 
-    def draft_invoices(self) -> pd.DataFrame:
-        """The billing periods of draft invoices: events in them are still billed, though the period is over.
+    def invoice_periods(self, status: str, external_customer_id: str | None = None) -> pd.DataFrame:
+        """The billing periods of invoices of a status, of one customer where it is named.
+
+        Events in the periods of a `draft` are still billed, though the period is over; in those of a `finalized` one
+        they are billed by nobody any more.
 
         Columns: external_subscription_id (str), from, to (datetime64[ms, UTC]: the charges' boundaries, both
         inclusive, cut to whole seconds by Lago), lago_id (str, of the invoice). Empty on a server without
-        invoices. The list of invoices carries no periods (invoice_index.rb), so each draft is fetched.
+        invoices. The list of invoices carries no periods (invoice_index.rb), so each invoice is fetched.
         """
-        drafts: dict[str, dict[str, Any]] = {}
+        params: list[tuple[str, str | int]] = [("status", status)]
+        if external_customer_id is not None:
+            params.append(("external_customer_id", external_customer_id))
+        listed: dict[str, dict[str, Any]] = {}
         with suppress(Unserved):
-            for page in self.http.pages("/invoices", "invoices", [("status", "draft")], answers=_ABSENT):
-                drafts |= {str(item["lago_id"]): item for item in page if item.get("lago_id")}
-        with ThreadPoolExecutor(self.http.concurrency, thread_name_prefix="lago-draft") as pool:
+            for page in self.http.pages("/invoices", "invoices", params, answers=_ABSENT):
+                listed |= {str(item["lago_id"]): item for item in page if item.get("lago_id")}
+        with ThreadPoolExecutor(self.http.concurrency, thread_name_prefix="lago-invoice") as pool:
             periods = [
                 (period, lago_id)
-                for lago_id, found in zip(drafts, pool.map(self._periods, drafts.values()), strict=True)
+                for lago_id, found in zip(
+                    listed, pool.map(lambda invoice: self._periods(invoice, status), listed.values()), strict=True
+                )
                 for period in found
             ]
         return pd.DataFrame(
@@ -191,12 +199,12 @@ class Catalog:
             }
         )
 
-    def _periods(self, invoice: dict[str, Any]) -> list[dict[str, Any]]:
+    def _periods(self, invoice: dict[str, Any], status: str) -> list[dict[str, Any]]:
         if "billing_periods" not in invoice:
             answer = self.http.get(f"/invoices/{segment(str(invoice['lago_id']))}", answers=_ABSENT)
             invoice = as_dict((answer.body or {}).get("invoice")) if answer.ok else {}
-        # It may have been finalized since it was listed, and some servers ignore the filter.
-        if invoice.get("status") != "draft":
+        # It may have changed since it was listed, and some servers ignore the filter.
+        if invoice.get("status") != status:
             return []
         return [period for period in as_list(invoice.get("billing_periods")) if isinstance(period, dict)]
 

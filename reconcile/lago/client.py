@@ -15,9 +15,10 @@ from reconcile.lago.listing import PAGE_SIZE, Listing
 class Lago(Catalog, Listing, Delivery):
     """One Lago organization, usable from several threads. Use it as a context manager, or `close` it.
 
-    `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the size of the connection
-    pool; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for connecting, and for every read and write on its own. Setting
-    `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
+    `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the size of the connection pool;
+    `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for connecting, and for
+    every read and write on its own. Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns
+    what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
     """

@@ -213,7 +213,7 @@ def test_draft_invoices_are_fetched_one_by_one(double: Double, client: Lago) -> 
         return Reply(200, {"invoice": shown[name]}) if name in shown else None
 
     double.scripts += [serving("/invoices", paged("invoices", listed, 2)), show]
-    frame = client.draft_invoices()
+    frame = client.invoice_periods("draft")
     assert double.requests[0].query["status"] == ["draft"]
     assert frame.to_dict("records") == [
         {
@@ -239,12 +239,12 @@ def test_draft_invoices_that_are_listed_with_their_periods(double: Double, clien
         {"lago_id": "i2", "status": "finalized", "billing_periods": periods},
     ]
     double.scripts.append(serving("/invoices", paged("invoices", items, 5)))
-    assert client.draft_invoices()["lago_id"].tolist() == ["i1"]
+    assert client.invoice_periods("draft")["lago_id"].tolist() == ["i1"]
     assert double.paths() == ["GET /invoices"]
 
 
 def test_invoices_not_served(client: Lago) -> None:
-    frame = client.draft_invoices()
+    frame = client.invoice_periods("draft")
     assert frame.columns.tolist() == ["external_subscription_id", "from", "to", "lago_id"]
     assert len(frame) == 0
 

@@ -12,8 +12,8 @@ from time import monotonic
 import pytest
 from lago_double import KEY, QUICK, Double, Drop, Reply, Request, times
 
-from reconcile.errors import LagoFault, PreflightError, ReconcileError, SettingsError
-from reconcile.lago import Interrupted, Lago, Retry
+from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
+from reconcile.lago import Lago, Retry
 
 ORGANIZATION = Reply(200, {"organization": {"lago_id": "o1", "name": "Acme", "events_store": "postgres"}})
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from lago_double import KEY, QUICK, Double, Reply, Request, times
 
-from reconcile.errors import LagoFault, PreflightError
-from reconcile.lago import Interrupted, Lago
+from reconcile.errors import Interrupted, LagoFault, PreflightError
+from reconcile.lago import Lago
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 END = datetime(2026, 11, 21, tzinfo=UTC)

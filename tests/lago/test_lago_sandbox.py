@@ -92,7 +92,7 @@ def test_catalog(lago: Served, over_http: Lago) -> None:
     subscriptions = over_http.subscriptions().set_index("external_id")
     assert subscriptions["status"].to_dict() == {"team-0": "active", "gone": "terminated"}
     assert subscriptions.loc["team-0", "current_billing_period_ending_at"] == pd.Timestamp(period[1])
-    assert over_http.draft_invoices().to_dict("records") == [
+    assert over_http.invoice_periods("draft").to_dict("records") == [
         {
             "external_subscription_id": "team-0",
             "from": pd.Timestamp(october[0]),
