@@ -1,0 +1,306 @@
+"""Reading LiteLLM's table as LiteLLM made it: every age and layout of it, read only, with errors that name the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pandas as pd
+import psycopg
+import pytest
+
+from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
+from reconcile.sandbox.litellm_schema import insert_rows, migrate, partition
+from reconcile.setting_values import database
+from reconcile.spend_logs import RowFeed, SpendLogs
+from reconcile.window import Window, slices
+
+from .spend_rows import DAY, row
+
+OLDEST, WITH_STATUS = "20250326162113", "20250508072103"
+YOUNGER = ("status", "organization_id")
+WINDOW = Window(DAY, DAY + timedelta(days=1))
+NOON = DAY + timedelta(hours=12)
+
+
+@contextmanager
+def opened(url: str, charge_column: str = "team_id") -> Iterator[SpendLogs]:
+    found = database(url)
+    with SpendLogs(found.libpq, found.schema, charge_column, found.display) as spend_logs:
+        yield spend_logs
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def read(url: str, charge_column: str = "team_id") -> pd.DataFrame:
+    with opened(url, charge_column) as spend_logs:
+        spend_logs.preflight()
+        found = RowFeed(spend_logs, WINDOW, timedelta(hours=24)).up_to(WINDOW.end)
+    return found.sort_values("request_id", ignore_index=True)
+
+
+def test_the_columns_of_a_row(database_url: str) -> None:
+    insert_rows(
+        database_url,
+        [row("r-1", NOON + timedelta(milliseconds=344), spend=5.1e-06, cache_hit="True", model_group=None)],
+    )
+    (found,) = read(database_url).to_dict("records")
+    noon_ms = int(NOON.timestamp()) * 1000
+    assert found == {
+        "request_id": "r-1",
+        "model": "openai/gpt-4o-mini",
+        "model_group": "",
+        "provider": "openai",
+        "charge_id": "team-a",
+        "subscription_id": "team-a",
+        "status": "success",
+        "cache_hit": "True",
+        "earlier_id": "",
+        "earlier_sure": False,
+        "start_ms": noon_ms - 2_000 + 344,
+        "usage_ms": noon_ms + 344,
+        "spend": 5.1e-06,
+        "prompt_tokens": 20,
+        "completion_tokens": 10,
+        "total_tokens": 30,
+    }
+
+
+@pytest.mark.parametrize(("upto", "lacks"), [(OLDEST, YOUNGER), (WITH_STATUS, ("organization_id",)), (None, ())])
+def test_every_age_of_the_table(empty_database_url: str, upto: str | None, lacks: tuple[str, ...]) -> None:
+    migrate(empty_database_url, upto)
+    full = row("r-1", NOON)
+    young = {name: value for name, value in full.items() if name not in lacks}
+    insert_rows(empty_database_url, [young])
+    (found,) = read(empty_database_url).to_dict("records")
+    assert found["charge_id"] == "team-a"
+    assert found["status"] == ("" if "status" in lacks else "success")
+    if "organization_id" in lacks:
+        with pytest.raises(PreflightError, match='has no column "organization_id".*LAGO_API_CHARGE_BY'):
+            read(empty_database_url, "organization_id")
+    else:
+        assert read(empty_database_url, "organization_id")["charge_id"].tolist() == ["org-1"]
+
+
+@pytest.mark.parametrize(
+    ("column", "charge_id"),
+    [("team_id", "team-a"), ("user", "user-1"), ("end_user", "customer-1"), ("organization_id", "org-1")],
+)
+def test_the_charge_column(database_url: str, column: str, charge_id: str) -> None:
+    insert_rows(
+        database_url,
+        [row("r-1", NOON), row("r-2", NOON, **{column: ""}), row("r-3", NOON, **{column: None})],
+    )
+    assert read(database_url, column)["charge_id"].tolist() == [charge_id, "", ""]
+
+
+def test_partitions(database_url: str) -> None:
+    """Two rows may share a request ID there; LiteLLM's own default partition takes what no month takes."""
+    insert_rows(database_url, [row("r-1", NOON)])
+    partition(database_url, date(2025, 11, 1), date(2025, 11, 30))
+    insert_rows(database_url, [row("r-1", NOON + timedelta(hours=1)), row("r-2", NOON)])
+    assert read(database_url)["request_id"].tolist() == ["r-1", "r-1", "r-2"]
+
+
+def test_the_table_from_before_the_partitions(database_url: str) -> None:
+    """Rows that stand in both tables are read once."""
+    partition(database_url, date(2025, 11, 1), date(2025, 11, 30))
+    execute(database_url, 'CREATE TABLE "LiteLLM_SpendLogs_legacy" (LIKE "LiteLLM_SpendLogs" INCLUDING ALL)')
+    insert_rows(database_url, [row("both", NOON), row("old", NOON)])
+    execute(
+        database_url,
+        'INSERT INTO "LiteLLM_SpendLogs_legacy" SELECT * FROM "LiteLLM_SpendLogs"',
+        """DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'old'""",
+    )
+    insert_rows(database_url, [row("new", NOON)])
+    assert read(database_url)["request_id"].tolist() == ["both", "new", "old"]
+    with opened(database_url) as spend_logs:
+        assert spend_logs.preflight().row_tables == ("LiteLLM_SpendLogs", "LiteLLM_SpendLogs_legacy")
+
+
+def test_a_schema_of_its_own(database_url: str) -> None:
+    insert_rows(database_url, [row("r-1", NOON)])
+    execute(database_url, "CREATE SCHEMA proxy", 'ALTER TABLE "LiteLLM_SpendLogs" SET SCHEMA proxy')
+    with pytest.raises(PreflightError, match='no table "LiteLLM_SpendLogs" in schema public'):
+        read(database_url)
+    assert read(database_url + "?schema=proxy&connection_limit=5&pool_timeout=3")["request_id"].tolist() == ["r-1"]
+
+
+@pytest.mark.parametrize("column", ["spend", "endTime", "total_tokens"])
+def test_a_missing_column_is_named(database_url: str, column: str) -> None:
+    execute(database_url, f'ALTER TABLE "LiteLLM_SpendLogs" DROP COLUMN "{column}"')
+    with pytest.raises(PreflightError, match=f'^DATABASE_URL: .*no column "{column}"'):
+        read(database_url)
+
+
+def test_a_missing_table_is_named(empty_database_url: str) -> None:
+    with pytest.raises(PreflightError, match=r'no table "LiteLLM_SpendLogs".*\?schema=NAME'):
+        read(empty_database_url)
+
+
+@pytest.fixture
+def guest(postgres_url: str, database_url: str) -> str:
+    """The URL of a user who may connect, and has no rights."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS guest")
+        connection.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-secret'")
+    parts = urlsplit(database_url)
+    return urlunsplit(parts._replace(netloc=f"guest:guest-secret@{parts.hostname}:{parts.port}"))
+
+
+def test_a_missing_grant_is_named(database_url: str, guest: str) -> None:
+    with pytest.raises(PreflightError, match=r"LiteLLM_SpendLogs.*SELECT") as raised:
+        read(guest)
+    assert "guest-secret" not in str(raised.value)
+    insert_rows(database_url, [row("r-1", NOON)])
+    execute(database_url, 'GRANT SELECT (request_id) ON "LiteLLM_SpendLogs" TO guest')
+    with pytest.raises(PreflightError, match="LiteLLM_SpendLogs"):
+        read(guest)
+    execute(database_url, 'GRANT SELECT ON "LiteLLM_SpendLogs" TO guest')
+    assert read(guest)["request_id"].tolist() == ["r-1"]
+    execute(database_url, "DROP OWNED BY guest")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "exit_code", "says"),
+    [
+        ({"netloc": "postgres:wrong-secret@{place}"}, PreflightError, 2, "password authentication failed"),
+        ({"netloc": "nobody:wrong-secret@{place}"}, PreflightError, 2, "password authentication failed"),
+        ({"path": "/no_such_database"}, PreflightError, 2, "does not exist"),
+        ({"netloc": "postgres:wrong-secret@127.0.0.1:1"}, DatabaseFault, 3, "does not answer"),
+        ({"netloc": "postgres:wrong-secret@no-such-host.invalid"}, DatabaseFault, 3, "does not answer"),
+    ],
+)
+def test_a_wrong_answer_is_told_from_none(
+    database_url: str, change: dict[str, str], kind: type[ReconcileError], exit_code: int, says: str
+) -> None:
+    parts = urlsplit(database_url)
+    changed = {name: text.format(place=f"{parts.hostname}:{parts.port}") for name, text in change.items()}
+    with pytest.raises(kind, match=f"^DATABASE_URL: .*{says}") as raised:
+        read(urlunsplit(parts._replace(**changed)))
+    assert raised.value.exit_code == exit_code
+    assert "wrong-secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        """DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'r-1'""",
+        """INSERT INTO "LiteLLM_SpendLogs" (request_id, call_type, "startTime", "endTime")
+            VALUES ('r-2', '', now(), now())""",
+        "CREATE SCHEMA reconcile",
+    ],
+)
+def test_nothing_can_be_written(database_url: str, statement: str) -> None:
+    insert_rows(database_url, [row("r-1", NOON)])
+    with opened(database_url) as spend_logs:
+        with pytest.raises(ReconcileError, match="read-only transaction"):
+            spend_logs._query(statement)
+        assert spend_logs.rows(WINDOW, WINDOW)["request_id"].tolist() == ["r-1"]
+
+
+def test_through_a_pooler(database_url: str, pgbouncer: Callable[[str], str]) -> None:
+    insert_rows(database_url, [row(f"r-{number}", NOON + timedelta(seconds=number)) for number in range(20)])
+    with opened(pgbouncer(database_url)) as one, opened(pgbouncer(database_url)) as another:
+        for spend_logs in (one, another, one):
+            assert spend_logs.preflight().row_tables == ("LiteLLM_SpendLogs",)
+            assert len(spend_logs.rows(WINDOW, WINDOW)) == 20
+            with pytest.raises(ReconcileError, match="read-only transaction"):
+                spend_logs._query('DELETE FROM "LiteLLM_SpendLogs"')
+    assert len(read(database_url)) == 20
+
+
+# --- every row in one slice, by its usage time
+
+MOMENT = timedelta(milliseconds=1)
+LONG = [
+    row("nine-hours", DAY + timedelta(hours=3), seconds=9 * 3600),
+    row("twenty-three-hours", DAY + timedelta(minutes=1), seconds=23 * 3600),
+    row("into-the-next-day", DAY + timedelta(days=1, hours=1), seconds=9 * 3600),
+    row("backwards", NOON, seconds=-1),
+    row("backwards-by-five-minutes", DAY + timedelta(hours=1) - MOMENT, seconds=-299.999),
+    row("backwards-over-the-end", DAY + timedelta(days=1) - MOMENT, seconds=-200),
+    row("instant", NOON, seconds=0),
+    row("first", DAY),
+    row("before-the-first", DAY - MOMENT),
+    row("last", DAY + timedelta(days=1) - MOMENT),
+    row("after-the-last", DAY + timedelta(days=1)),
+    *(row(f"hour-{hour}", DAY + timedelta(hours=hour)) for hour in range(24)),
+]
+OUTSIDE = {"into-the-next-day", "before-the-first", "after-the-last"}
+
+
+@pytest.mark.parametrize("minutes", [7, 60, 1440, 10_080])
+def test_each_row_is_in_the_slice_of_its_usage_time_once(database_url: str, minutes: int) -> None:
+    insert_rows(database_url, LONG)
+    expected = {str(one["request_id"]): one["endTime"] for one in LONG if one["request_id"] not in OUTSIDE}
+    found: dict[str, Window] = {}
+    with opened(database_url) as spend_logs:
+        feed = RowFeed(spend_logs, WINDOW, timedelta(hours=24))
+        for part in slices(WINDOW, timedelta(minutes=minutes)):
+            given = feed.up_to(part.end)["request_id"].tolist()
+            assert not found.keys() & set(given)
+            assert len(given) == len(set(given))
+            found |= dict.fromkeys(given, part)
+    assert found.keys() == expected.keys()
+    for name, part in found.items():
+        assert part.start <= expected[name] < part.end, name
+
+
+def test_a_call_beyond_the_longest_is_not_looked_for(database_url: str) -> None:
+    insert_rows(database_url, [row("longer", DAY + timedelta(hours=1), seconds=30 * 3600), row("r-1", NOON)])
+    assert read(database_url)["request_id"].tolist() == ["r-1"]
+
+
+def test_the_hours_of_a_table_and_its_legacy(database_url: str) -> None:
+    execute(database_url, 'CREATE TABLE "LiteLLM_SpendLogs_legacy" (LIKE "LiteLLM_SpendLogs" INCLUDING ALL)')
+    insert_rows(database_url, [row("r-1", NOON), row("r-2", NOON)])
+    execute(database_url, 'INSERT INTO "LiteLLM_SpendLogs_legacy" SELECT * FROM "LiteLLM_SpendLogs"')
+    insert_rows(database_url, [row("r-3", NOON + timedelta(hours=2))])
+    with opened(database_url) as spend_logs:
+        hours = spend_logs.hours(WINDOW)
+    assert {moment.to_pydatetime(): int(count) for moment, count in hours.items()} == {
+        datetime(2025, 11, 20, 11, tzinfo=UTC): 4,
+        datetime(2025, 11, 20, 13, tzinfo=UTC): 1,
+    }
+
+
+def daily(url: str, **values: Any) -> None:
+    columns = ", ".join(f'"{name}"' for name in values)
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            f'INSERT INTO "LiteLLM_DailyTeamSpend" ({columns}) VALUES ({", ".join(["%s"] * len(values))})'.encode(),
+            list(values.values()),
+        )
+
+
+def test_the_daily_totals(database_url: str) -> None:
+    common = {"updated_at": NOON, "date": "2025-11-20", "api_key": "k", "prompt_tokens": 20, "completion_tokens": 10}
+    common |= {"spend": 0.25, "api_requests": 3}
+    daily(database_url, id="1", team_id="team-a", model="a", **common)
+    daily(database_url, id="2", team_id="team-a", model="b", **common)
+    daily(database_url, id="3", team_id=None, model="a", **common)
+    daily(database_url, **{**common, "date": "2025-11-21"}, id="4", team_id="team-a", model="a")
+    with opened(database_url) as spend_logs:
+        found = spend_logs.daily_totals("2025-11-20", "2025-11-20")
+    assert found is not None
+    table, frame = found
+    assert table == "LiteLLM_DailyTeamSpend"
+    assert sorted(frame.to_dict("split")["data"]) == [
+        ["2025-11-20", "", 3, 30, 0.25],
+        ["2025-11-20", "team-a", 6, 60, 0.5],
+    ]
+
+
+def test_no_daily_totals_before_litellm_kept_them(empty_database_url: str) -> None:
+    migrate(empty_database_url, OLDEST)
+    with opened(empty_database_url, "end_user") as spend_logs:
+        assert spend_logs.daily_totals("2025-11-20", "2025-11-20") is None
