@@ -97,6 +97,11 @@ class Coverage:
             return np.zeros(len(covering), bool)
         return np.asarray(known & (usage_ms < self._period_start[place]))
 
+    def subscriptions_of(self, charge_id: str) -> list[tuple[str, str]]:
+        """The external customer and subscription IDs that a charge ID stands for, each once."""
+        names = {self._subscription[place] for place in self._places.get(charge_id, ())}
+        return sorted((self._customer_of.get(name, ""), name) for name in names)
+
     def customers(self, covering: Ints) -> list[str]:
         """The external customer IDs of covering subscriptions."""
         return [self._customer_of.get(self._subscription[place], "") for place in covering.tolist()]

@@ -16,7 +16,7 @@ import structlog
 
 from reconcile import summary
 from reconcile.context import Context, Progress, Silent, Timing, moment
-from reconcile.document import Document
+from reconcile.document import Document, LagoUsage, SpendLogsGap
 from reconcile.errors import Interrupted, LagoFault, ReconcileError
 from reconcile.late import LateRows, Recount, forget_settled, recount, retry_held
 from reconcile.ledger import new_run_id
@@ -24,6 +24,7 @@ from reconcile.preflight import connected
 from reconcile.settings import Settings
 from reconcile.settlement import Settlement
 from reconcile.spend_logs import milliseconds
+from reconcile.totals import DayTotals, lago_usage, spend_logs_gap
 from reconcile.unchanged import Fingerprints, Plan, SliceKeeper, aligned, event_costs, hours_read, plan
 from reconcile.window import Window
 from reconcile.window_run import WindowRun
@@ -124,6 +125,9 @@ class Work:
         self.context = context
         self.books, self.late_books = context.new_books(), context.new_books()
         self.recount: Recount | None = None
+        self.day_totals = DayTotals()
+        self.gaps: tuple[SpendLogsGap, ...] = ()
+        self.usage: tuple[LagoUsage, ...] = ()
         self._held: set[tuple[str, int]] = set()
 
     def do(self, order: Order) -> None:
@@ -151,6 +155,10 @@ class Work:
             late.settle(self.late_books)
             late.keep_counts()
             retry_held(context, window, self.late_books, late.keys())
+        if not todo.taken_over:
+            self.gaps = spend_logs_gap(context, window, self.day_totals)
+        if order.command == "report":
+            self.usage = lago_usage(context, window, self.books)
 
     def _work_on(
         self, stretch: list[Window], fingerprints: Fingerprints, further: pd.DataFrame, row_hours: dict[int, int]
@@ -166,6 +174,7 @@ class Work:
         def counted(part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> None:
             rows, events = rows[inside(rows["usage_ms"])], events[inside(events["time_ms"])]
             self.books.read(rows, event_costs(context, events))
+            self.day_totals.add(rows)
             keeper.counted(part, rows, events)
 
         def booked(rows: pd.DataFrame) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reconcile import __version__
+from reconcile import __version__, totals
 from reconcile.books import Books
 from reconcile.context import Timing
 from reconcile.document import (
@@ -20,9 +20,11 @@ from reconcile.document import (
     EventTotals,
     Fault,
     Finding,
+    LagoUsage,
     Method,
     Previous,
     RowTotals,
+    SpendLogsGap,
     previous_run,
 )
 from reconcile.errors import BooksFault, ReconcileError
@@ -66,9 +68,11 @@ def document(order: Order, work: Work, fault: ReconcileError | None) -> Document
             retries=sides.lago.retries,
         ),
         fault=fault,
-        findings=tuple(_findings(work, late)),
+        findings=(*_findings(work, late), *totals.findings(work.gaps, work.day_totals)),
         previous=previous,
         late=late,
+        spend_logs_gap=work.gaps,
+        usage=work.usage,
     )
 
 
@@ -137,6 +141,8 @@ def _assembled(
     findings: tuple[Finding, ...] = (),
     previous: Previous | None = None,
     late: Mapping[str, RowTotals] | None = None,
+    spend_logs_gap: tuple[SpendLogsGap, ...] = (),
+    usage: tuple[LagoUsage, ...] = (),
 ) -> Document:
     reasons: dict[str, dict[str, int]] = {name: dict.fromkeys(always, 0) for name, always in _REASONS.items()}
     spend: dict[str, dict[str, Decimal]] = {
@@ -172,6 +178,8 @@ def _assembled(
         findings=findings,
         previous=previous,
         late=late or {},
+        spend_logs_gap=spend_logs_gap,
+        lago_usage=usage,
     )
 
 
