@@ -1,0 +1,68 @@
+"""CONTRACT's words on equal content and on reach, one row and one event at a time, and the plainest matcher there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from reconcile.classify import Reach
+
+from .worlds import Record
+
+TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def cost_of(event: Record) -> float:
+    return 0.0 if event["cost_null"] else float(event["response_cost"])
+
+
+def same_cost(row: Record, event: Record) -> bool:
+    """Equal doubles, or within 1e-9 relative; a null cost is 0."""
+    left, right = float(row["spend"]), cost_of(event)
+    if not (math.isfinite(left) and math.isfinite(right)):
+        return False
+    return left == right or abs(left - right) <= 1e-9 * max(abs(left), abs(right))
+
+
+def same_model(row: Record, event: Record) -> bool:
+    """The row's model without its provider's prefix, or its model_group; without a provider the prefix is unknown."""
+    model, provider = row["model"], row["provider"]
+    names = {model.removeprefix(provider + "/") if provider else model, row["model_group"]}
+    if not provider:
+        names.add(model.partition("/")[2])
+    return event["model"] in names - {""}
+
+
+def same_tokens(row: Record, event: Record) -> bool:
+    """Equal where the event has them."""
+    return all(math.isnan(event[n]) or event[n] == row[n] for n in TOKENS)
+
+
+def same_subscription(row: Record, event: Record) -> bool:
+    return event["subscription_id"] != "" and event["subscription_id"] == row["subscription_id"]
+
+
+def in_reach(row: Record, event: Record, reach: Reach) -> bool:
+    return -reach.before <= event["time_ms"] - row["usage_ms"] <= reach.after
+
+
+def equal(row: Record, event: Record) -> bool:
+    return (
+        same_subscription(row, event) and same_model(row, event) and same_cost(row, event) and same_tokens(row, event)
+    )
+
+
+def most_pairs(edges: Sequence[Sequence[int]]) -> int:
+    """The largest number of one-to-one pairs, where `edges[row]` are the events that the row may have (Kuhn)."""
+    row_of: dict[int, int] = {}
+
+    def place(row: int, tried: set[int]) -> bool:
+        for event in edges[row]:
+            if event not in tried:
+                tried.add(event)
+                if event not in row_of or place(row_of[event], tried):
+                    row_of[event] = row
+                    return True
+        return False
+
+    return sum(place(row, set()) for row in range(len(edges)))

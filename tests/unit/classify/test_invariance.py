@@ -1,0 +1,128 @@
+"""What must not change the result: the order of the input, the slicing, the time of day, strangers far away."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconcile.classify import Rules, Settled
+
+from .worlds import (
+    APART,
+    BASE,
+    CODE,
+    MOST_WORLDS,
+    REACH,
+    RULES,
+    Record,
+    World,
+    any_worlds,
+    live,
+    live_worlds,
+    modest,
+    row,
+    settle,
+    settle_in_slices,
+    told_events,
+    told_rows,
+)
+
+RULE_BOOKS = {
+    "postgres": RULES,
+    "clickhouse": Rules(CODE, REACH, clickhouse=True),
+    "exclude": Rules(CODE, REACH, exclude=("cache_hit", "zero_cost")),
+}
+
+
+def told(*settled: Settled) -> dict[str, Any]:
+    """All that came out, but one thing: a further event of one ID names its row only where that is still at hand."""
+    events = told_events(*settled)
+    for name, event in events.items():
+        if event["reason"] == "same_id":
+            events[name] = event | {"row_request_id": None, "row_spend": None}
+    return {"rows": told_rows(*settled), "events": events}
+
+
+def cuts() -> st.SearchStrategy[list[int]]:
+    """Horizons: anywhere in the first worlds and between them, also twice the same and before everything."""
+    times = st.integers(-10, 40) | st.integers(-10, MOST_WORLDS * APART)
+    return st.lists(times.map(lambda at: BASE + at), max_size=6).map(sorted)
+
+
+@modest
+@given(any_worlds(), st.randoms(use_true_random=False), st.sampled_from(sorted(RULE_BOOKS)))
+def test_the_order_of_the_input(world: World, chance: random.Random, book: str) -> None:
+    rules = RULE_BOOKS[book]
+    rows, events = list(world.rows), list(world.events)
+    expected = told(settle(rows, events, rules))
+    chance.shuffle(rows)
+    chance.shuffle(events)
+    assert told(settle(rows, events, rules)) == expected
+
+
+@modest
+@given(any_worlds(), cuts(), st.sampled_from(sorted(RULE_BOOKS)))
+def test_slicing(world: World, horizons: list[int], book: str) -> None:
+    rules = RULE_BOOKS[book]
+    at_once = told(settle(world.rows, world.events, rules))
+    assert told(*settle_in_slices(world.rows, world.events, horizons, rules)) == at_once
+
+
+@modest
+@given(live_worlds(), st.integers(1, 4))
+def test_the_finest_slicing(world: World, step: int) -> None:
+    """A call every few milliseconds: less than the reach."""
+    edges = range(BASE - 5, BASE + 30, step)
+    rows = [r for r in world.rows if r["usage_ms"] < BASE + APART]
+    events = [e for e in world.events if e["time_ms"] < BASE + APART]
+    assert told(*settle_in_slices(rows, events, edges)) == told(settle(rows, events))
+
+
+@modest
+@given(any_worlds())
+def test_strangers_far_away_change_nothing_else(world: World) -> None:
+    far = APART * (MOST_WORLDS + 10)
+    strangers = [row("stranger", at=far, spend=0.0), row("other", at=-far, spend=1.0)]
+    guests = [live("guest", at=far + 100, response_cost=0.0), live("guest-2", at=-far + 100, response_cost=1.0)]
+    expected = told(settle(world.rows, world.events))
+    got = told(settle([*world.rows, *strangers], [*world.events, *guests]))
+    for side, names in (("rows", {"stranger", "other"}), ("events", {"guest", "guest-2"})):
+        assert {k: v for k, v in got[side].items() if k.split(" ")[0] not in names} == expected[side]
+
+
+@modest
+@given(live_worlds(), st.integers(-1_000_000_000_000, 1_000_000_000_000))
+def test_the_time_of_day(world: World, shift: int) -> None:
+    def moved(record: Record, *names: str) -> Record:
+        return record | {name: record[name] + shift for name in names}
+
+    rows = [moved(r, "start_ms", "usage_ms") for r in world.rows]
+    events = [moved(e, "time_ms") for e in world.events]
+    expected = told(settle(world.rows, world.events))
+    got = told(settle(rows, events))
+    for side, time in (("rows", "usage_ms"), ("events", "time_ms")):
+        assert [_without_times(r) for r in got[side].values()] == [
+            _without_times(r) for r in expected[side].values()
+        ], time
+
+
+def _without_times(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name not in ("start_ms", "usage_ms", "time_ms")}
+
+
+@pytest.mark.parametrize("clickhouse", [False, True])
+@modest
+@given(world=any_worlds(), horizons=cuts())
+def test_the_books(clickhouse: bool, world: World, horizons: list[int]) -> None:
+    """Every row and every event comes out exactly once, in a class; ClickHouse's copies of one event are one."""
+    events = [*world.events, *world.events] if clickhouse else world.events
+    parts = settle_in_slices(world.rows, events, horizons, Rules(CODE, REACH, clickhouse=clickhouse))
+    rows, came_out = told_rows(*parts), told_events(*parts)  # these fail where one comes out twice
+    assert rows.keys() == {r["request_id"] for r in world.rows}
+    assert came_out.keys() == {f"{e['transaction_id']} {e['subscription_id']} {e['time_ms']}" for e in world.events}
+    assert all(record["class"] and record["class"] != "delivered" for record in rows.values())
+    assert all(record["class"] for record in came_out.values())
