@@ -25,7 +25,7 @@ from reconcile.settings import Settings
 from reconcile.settlement import Settlement
 from reconcile.spend_logs import milliseconds
 from reconcile.totals import DayTotals, lago_usage, spend_logs_gap
-from reconcile.unchanged import Fingerprints, Plan, SliceKeeper, aligned, event_costs, hours_read, plan
+from reconcile.unchanged import Fingerprints, Plan, SliceKeeper, aligned, event_costs, hours_read, plan, read_together
 from reconcile.window import Window
 from reconcile.window_run import WindowRun
 
@@ -145,10 +145,11 @@ class Work:
         todo = plan(context, parts, fingerprints, late.must_read()) if order.sends else Plan(stretches=[parts])
         for totals in todo.taken_over:
             self.books.absorb(totals)
-        context.progress.total(sum(map(len, todo.stretches)))
+        readings = [read_together(stretch, found.counts) for stretch in todo.stretches]
+        context.progress.total(sum(map(len, readings)))
         row_hours: dict[int, int] = {}
-        for stretch in todo.stretches:
-            self._work_on(stretch, fingerprints, late.in_window, row_hours)
+        for stretch, reading in zip(todo.stretches, readings, strict=True):
+            self._work_on(stretch, reading, fingerprints, late.in_window, row_hours)
         if order.sends:
             self._keep_hours(found, hours_read(todo.stretches, parts, context.settings.max_call), row_hours)
             forget_settled(context, window, self._held)
@@ -161,7 +162,12 @@ class Work:
             self.usage = lago_usage(context, window, self.books)
 
     def _work_on(
-        self, stretch: list[Window], fingerprints: Fingerprints, further: pd.DataFrame, row_hours: dict[int, int]
+        self,
+        stretch: list[Window],
+        reading: list[Window],
+        fingerprints: Fingerprints,
+        further: pd.DataFrame,
+        row_hours: dict[int, int],
     ) -> None:
         context = self.context
         start, end = milliseconds(stretch[0].start), milliseconds(stretch[-1].end)
@@ -190,7 +196,7 @@ class Work:
             booked_rows=booked,
             booked_events=keeper.booked_events,
         )
-        WindowRun(context, stretch, settlement, counted, further).work()
+        WindowRun(context, reading, settlement, counted, further).work()
         for hour, count in keeper.row_hours.items():
             row_hours[hour] = row_hours.get(hour, 0) + count
 

@@ -19,7 +19,7 @@ from reconcile.classify import no_rows
 from reconcile.context import Context, moment
 from reconcile.settlement import Settlement, hold_reasons
 from reconcile.spend_logs import milliseconds
-from reconcile.unchanged import aligned
+from reconcile.unchanged import aligned, read_together
 from reconcile.window import Window
 from reconcile.window_run import WindowRun
 
@@ -105,7 +105,7 @@ class LateRows:
 
         for window in _usage_windows(self._before, self._window.start):
             settlement = Settlement(context, books, in_books, lambda events: np.zeros(len(events), bool))
-            parts = aligned(window, context.settings.slice_length)
+            parts = read_together(aligned(window, context.settings.slice_length), self._found.counts)
             WindowRun(context, parts, settlement, lambda part, rows, events: None, self._before).work()
 
     def keep_counts(self) -> None:

@@ -20,6 +20,7 @@ from reconcile.sending import Sender
 
 # So many delivered rows are read back together: few enough to keep the memory flat.
 _VERIFIED_AT_ONCE = 20_000
+_LISTED_TOGETHER = 5_000
 
 RowFilter = Callable[[pd.DataFrame], npt.NDArray[np.bool_]]
 EventFilter = Callable[[pd.DataFrame], npt.NDArray[np.bool_]]
@@ -86,7 +87,7 @@ class Settlement:
             columns=lambda name: name.removeprefix("sent_")
         )
         rows["reason"] = entries["reason"].to_numpy(object)
-        stretches = rows["usage_ms"].to_numpy(np.int64) // as_ms(self._context.settings.slice_length)
+        stretches = _stretches(rows["usage_ms"].to_numpy(np.int64), as_ms(self._context.settings.slice_length))
         with self._context.timing.stage("verify"):
             found = self._sender.verify(rows, stretches)
         self._to_verify = []
@@ -168,6 +169,17 @@ class Settlement:
         if sent.fault is not None:
             raise sent.fault
         context.go_on()
+
+
+def _stretches(times: npt.NDArray[np.int64], slice_ms: int) -> npt.NDArray[np.int64]:
+    """Numbers of the stretches to list: neighbouring slices together, until they hold many rows."""
+    slices, place, counts = np.unique(times // slice_ms, return_inverse=True, return_counts=True)
+    numbers, number, rows = np.zeros(len(slices), np.int64), 0, 0
+    for i, (at, count) in enumerate(zip(slices.tolist(), counts.tolist(), strict=True)):
+        if i and (at != slices[i - 1] + 1 or rows + count > _LISTED_TOGETHER):
+            number, rows = number + 1, 0
+        numbers[i], rows = number, rows + count
+    return numbers[place]
 
 
 def hold_reasons(

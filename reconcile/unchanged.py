@@ -28,6 +28,9 @@ _AGREED_ROWS = {"matched", "matched_live", "delivered", "excluded", "unattribute
 _AGREED_EVENTS = {"matched", "matched_live"}
 # So many slices are compared with Lago by one count.
 _COUNTED_TOGETHER = 24
+# So many slices, or rows, are read at once where the slices hold little.
+_READ_TOGETHER = 24
+_ROWS_TOGETHER = 20_000
 
 
 def aligned(window: Window, length: timedelta) -> list[Window]:
@@ -39,6 +42,29 @@ def aligned(window: Window, length: timedelta) -> list[Window]:
         parts.append(Window(start, edge))
         start, edge = edge, edge + length
     return [*parts, Window(start, window.end)]
+
+
+def read_together(parts: Sequence[Window], counts: pd.Series) -> list[Window]:
+    """Neighbouring slices that hold few rows, as one: each reading costs the same however little it finds.
+
+    `counts` as in `Fingerprints`: rows by their start tell well enough how many there are by their end.
+    """
+    hours = counts.index.to_numpy("datetime64[ms]").astype(np.int64)
+    order = np.argsort(hours)
+    edges = np.append(hours[order], hours.max(initial=0) + _HOUR_MS)
+    sums = np.concatenate(([0], np.cumsum(counts.to_numpy(np.int64)[order])))
+    ends = np.array([milliseconds(part.end) for part in parts], np.int64)
+    until = np.interp(ends, edges, sums) if len(hours) else np.zeros(len(parts))
+    together: list[Window] = []
+    slices, rows_before = 0, 0.0
+    for number, part in enumerate(parts):
+        if together and slices < _READ_TOGETHER and until[number] - rows_before <= _ROWS_TOGETHER:
+            together[-1] = Window(together[-1].start, part.end)
+            slices += 1
+        else:
+            together.append(part)
+            slices, rows_before = 1, float(until[number - 1]) if number else float(until[0])
+    return together
 
 
 class Fingerprints:
@@ -147,32 +173,34 @@ class SliceKeeper:
         self.row_hours: dict[int, int] = {}
 
     def counted(self, part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> None:
-        """Takes down what was read of a slice (rows and events of the slice itself, as listed)."""
-        place = self._place_of(milliseconds(part.end) - 1)
-        one = self._open[place]
-        one.listed = len(events)
-        one.books.read(rows, event_costs(context=self._context, events=events))
-        one.complete = True
+        """Takes down what was read of some neighbouring slices: their rows, and their events as listed."""
+        of_rows, of_events = self._places(rows["usage_ms"]), self._places(events["time_ms"])
+        for place, one in enumerate(self._open):
+            if part.start <= one.part.start and one.part.end <= part.end:
+                own_events = events[of_events == place]
+                one.listed = len(own_events)
+                one.books.read(rows[of_rows == place], event_costs(self._context, own_events))
+                one.complete = True
+                self._keep(one)
         starts, counts = np.unique(rows["start_ms"].to_numpy(np.int64) // _HOUR_MS, return_counts=True)
         for hour, count in zip(starts.tolist(), counts.tolist(), strict=True):
             self.row_hours[hour] = self.row_hours.get(hour, 0) + count
-        self._keep(one)
 
     def booked_rows(self, rows: pd.DataFrame) -> None:
-        for place, frame in self._split(rows, rows["usage_ms"].to_numpy(np.int64)):
+        for place, frame in self._split(rows, rows["usage_ms"]):
             self._open[place].books.add_rows(frame)
             self._keep(self._open[place])
 
     def booked_events(self, events: pd.DataFrame) -> None:
-        for place, frame in self._split(events, events["time_ms"].to_numpy(np.int64)):
+        for place, frame in self._split(events, events["time_ms"]):
             self._open[place].books.add_events(frame, paired_outside=np.zeros(len(frame), bool))
             self._keep(self._open[place])
 
-    def _place_of(self, time_ms: int) -> int:
-        return min(int(np.searchsorted(self._ends, time_ms, side="right")), len(self._open) - 1)
+    def _places(self, times: pd.Series) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._ends, times.to_numpy(np.int64), side="right")
 
-    def _split(self, frame: pd.DataFrame, times: npt.NDArray[np.int64]) -> list[tuple[int, pd.DataFrame]]:
-        places = np.minimum(np.searchsorted(self._ends, times, side="right"), len(self._open) - 1)
+    def _split(self, frame: pd.DataFrame, times: pd.Series) -> list[tuple[int, pd.DataFrame]]:
+        places = self._places(times)
         return [(place, frame[places == place].reset_index(drop=True)) for place in np.unique(places).tolist()]
 
     def _keep(self, one: _Open) -> None:
