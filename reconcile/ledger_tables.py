@@ -129,3 +129,17 @@ slices = Table(
     Column("totals", LargeBinary, nullable=False),
     Column("run_id", Text, nullable=False),
 )
+
+# What `reconcile schedule` has done, by job name. Every firing up to `fired_to` is settled; `window_to` is how far the
+# job's last finished run reached, so that a run after missed nights begins there.
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("lago", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("charge_by", Text, primary_key=True),
+    Column("job", Text, primary_key=True),
+    Column("fired_to", DateTime(timezone=True), nullable=False),
+    Column("window_to", DateTime(timezone=True)),
+    Column("run_id", Text),
+)

@@ -185,5 +185,5 @@ def _not_yaml(path: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     line = "" if mark is None else f":{mark.line + 1}"
     problem = getattr(error, "problem", None) or "cannot be read"
-    hint = "; a cron line that begins with * stands in quotes" if "alias" in problem else ""
+    hint = "; a cron line that begins with * stands in quotes" if "alias" in str(error) else ""
     return f"{path}{line}: is not YAML: {problem}{hint}"

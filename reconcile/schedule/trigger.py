@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
@@ -40,17 +39,24 @@ class CronLine(CronTrigger):  # type: ignore[misc]  # APScheduler 3.11 ships no 
             raise ValueError("never fires")
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """The next firing at or after `now`, in the line's zone."""
-        found: datetime | None = super().get_next_fire_time(previous_fire_time, now)
+        """The next firing after the previous one, or at or after `now` where there is none; in the line's zone."""
+        # In UTC throughout: wall-clock arithmetic forgets which of two equal readings a time is.
+        start = now.astimezone(UTC)
+        if previous_fire_time is not None:
+            start = min(start, previous_fire_time.astimezone(UTC) + _INSTANT)
+        found = self._at_or_after(start)
         while found is not None and not self._every_hour and _is_repeated(found):
-            found = super().get_next_fire_time(found, found + _INSTANT)
+            found = self._at_or_after(found.astimezone(UTC) + _INSTANT)
         return found
+
+    def _at_or_after(self, start: datetime) -> datetime | None:
+        found: datetime | None = super().get_next_fire_time(None, start)
+        return None if found is None else found.astimezone(UTC).astimezone(self.timezone)
 
 
 def _is_repeated(moment: datetime) -> bool:
     """Whether the clock on the wall has shown this time before."""
-    instant = moment.astimezone(UTC)
-    return instant.astimezone(moment.tzinfo).fold == 1
+    return moment.fold == 1
 
 
 def _weekdays(field: str) -> str:
@@ -82,9 +88,9 @@ def _weekday(text: str) -> int:
     raise ValueError(f"has a weekday that cannot be read: {text!r}; write 0 to 7 or mon to sun")
 
 
-def firings(line: Any, after: datetime) -> Iterator[datetime]:
-    """The firings of a trigger after an instant, in order."""
-    moment: datetime | None = line.get_next_fire_time(None, after + _INSTANT)
+def firings(line: CronLine, after: datetime) -> Iterator[datetime]:
+    """The firings of a line after an instant, in order, in its zone."""
+    moment = line.get_next_fire_time(None, after.astimezone(UTC) + _INSTANT)
     while moment is not None:
         yield moment
-        moment = line.get_next_fire_time(moment, moment + _INSTANT)
+        moment = line.get_next_fire_time(None, moment.astimezone(UTC) + _INSTANT)
