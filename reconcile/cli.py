@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -341,6 +342,8 @@ def _work(
 
     if formats and output is None:
         raise UsageError("--format: report files need a folder; for example --output reports --format xlsx")
+    if output is not None:
+        _make_folder(output)
     _log_to_stderr(settings)
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(_stopping())
@@ -368,7 +371,19 @@ def _deliver_result(
             for path in reports.write(result.document, output, wanted, settings.language):
                 _say(f"wrote {path}")
         except OSError as error:
-            raise UsageError(f"--output: {output} cannot be written: {error.strerror}") from None
+            raise ReconcileError(f"--output: {output} cannot be written any more: {error.strerror}") from None
+
+
+def _make_folder(output: Path) -> None:
+    """Before anything is sent: a run whose report cannot be written should not begin."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--output: {output} cannot be written ({error.strerror}); for example --output reports"
+        ) from None
 
 
 def _summary(document: Document, language: str) -> None:
