@@ -228,19 +228,20 @@ def runs(
     if as_json:
         print_json({"runs": [_run_json(entry) for entry in found]})
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("run", "command", "from", "to", "status", "exit"):
-        table.add_column(name)
+    if not found:
+        print_line("no runs yet")
+        return
+    # Whole on every terminal and in every pipe: the IDs are there to be copied.
+    lines = [("run", "command", "from", "to", "status", "exit")]
     for entry in found:
         one = _run_json(entry)
         command = entry["command"] + (" --dry-run" if entry["dry_run"] else "")
         code = "" if entry["exit_code"] is None else str(entry["exit_code"])
-        table.add_row(
-            entry["run_id"], command, one["window"]["from"], one["window"]["to"], entry["status"] or "unfinished", code
-        )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table if found else "no runs yet")
+        window = one["window"]
+        lines.append((entry["run_id"], command, window["from"], window["to"], entry["status"] or "unfinished", code))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print_line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 @app.command(epilog="Example: reconcile show 2026-11-23T02-15-00Z-7f3a")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from reconcile import statements
@@ -126,7 +126,8 @@ class Ledger:
         """
         number = int.from_bytes(sha256("\x1f".join(stream.key().values()).encode()).digest()[:8], "big", signed=True)
         try:
-            with self._engine.connect() as connection, connection.begin():
+            connection = self._engine.connect()
+            try:
                 connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
                     raise LockedError(
@@ -134,6 +135,11 @@ class Ledger:
                         "wait until it has ended"
                     )
                 yield Lock(connection, self.where)
+            finally:
+                # Where the connection is gone, so is the lock: nothing is left to give back.
+                with suppress(SQLAlchemyError):
+                    connection.rollback()
+                connection.close()
         except DBAPIError as error:
             raise _explained(error, self.where) from None
 
