@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-
 from conftest import Lago
 from integration.spend_rows import TEAMS
+
 from reconcile import cli
 from reconcile.sandbox.litellm_schema import insert_rows
 

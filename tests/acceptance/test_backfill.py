@@ -6,7 +6,6 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-
 from integration.spend_rows import DAY, TEAMS, a_day, billable, row
 
 from .harness import World
@@ -64,9 +63,7 @@ def test_only_what_is_missing_is_sent(world: World) -> None:
 )
 def test_charge_by(world: World, charge_by: str, column: str) -> None:
     """The right column, to the right subscription; '' and NULL are nobody."""
-    world.add_rows(
-        [row("charged", LAST), row("empty", LAST, **{column: ""}), row("absent", LAST, **{column: None})]
-    )
+    world.add_rows([row("charged", LAST), row("empty", LAST, **{column: ""}), row("absent", LAST, **{column: None})])
     chosen = str(row("any", LAST)[column])
     world.subscribe("customer-1", "user-1", "team-a", "org-1")
     ran = world.backfill("--charge-by", charge_by)

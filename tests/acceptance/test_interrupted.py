@@ -6,8 +6,8 @@ import random
 import signal
 
 import pytest
-
 from integration.spend_rows import DAY, a_day, billable, row
+
 from reconcile.sandbox.lago import Organization
 
 from .harness import Ran, World, until

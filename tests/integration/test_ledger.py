@@ -242,9 +242,7 @@ def test_runs_newest_first(ledger: Ledger) -> None:
     for number in range(3):
         started_at = first + timedelta(hours=number)
         names.append(new_run_id(started_at, f"000{number}"))
-        ledger.begin_run(
-            names[-1], STREAM, command="run", dry_run=False, window=window, started_at=started_at
-        )
+        ledger.begin_run(names[-1], STREAM, command="run", dry_run=False, window=window, started_at=started_at)
     ledger.finish_run(names[1], status="agreed", exit_code=0, document={"a": 1}, finished_at=first)
     assert names[0] == "2025-11-21T02-15-00Z-0000"
     assert [entry["run_id"] for entry in ledger.runs(2)] == [names[2], names[1]]

@@ -30,6 +30,8 @@ FROM generate_series(1, {ROWS}) AS number,
 def large_table(postgres_url: str, litellm_template: str) -> Iterator[psycopg.Connection]:
     url = create_database(postgres_url, template=litellm_template)
     with psycopg.connect(url, autocommit=True) as connection:
+        # VACUUM takes only rows for visible to all whose commit has been flushed.
+        connection.execute("SET synchronous_commit = on")
         connection.execute(FILL.encode())
         connection.execute(f'VACUUM (ANALYZE) "{TABLE}"'.encode())
         yield connection

@@ -1,0 +1,160 @@
+"""Wrong settings, wrong answers and none: `check` says each in one line, and nothing is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from integration.spend_rows import DAY, row
+
+from .harness import Ran, World
+
+DAYS = ("--from", "2025-11-20", "--to", "2025-11-20")
+NOWHERE = "127.0.0.1:1"  # tcpmux: nobody listens there
+
+
+def dead_postgres(world: World) -> dict[str, str]:
+    parts = urlsplit(world.database_url)
+    return {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"postgres:{parts.password}@{NOWHERE}"))}
+
+
+def wrong_password(world: World) -> dict[str, str]:
+    parts = urlsplit(world.database_url)
+    world.secrets.add("wr0ng-passw0rd")
+    return {"DATABASE_URL": urlunsplit(parts._replace(netloc=f"postgres:wr0ng-passw0rd@{parts.hostname}:{parts.port}"))}
+
+
+def missing_table(world: World) -> dict[str, str]:
+    return {"DATABASE_URL": world.lago.stand_in.database_url, "RECONCILE_STATE_URL": world.database_url}
+
+
+def dead_state(world: World) -> dict[str, str]:
+    parts = urlsplit(world.database_url)
+    return {"RECONCILE_STATE_URL": urlunsplit(parts._replace(netloc=f"postgres:{parts.password}@{NOWHERE}"))}
+
+
+def wrong_key(world: World) -> dict[str, str]:
+    world.secrets.add("a-wrong-lago-key")
+    return {"LAGO_API_KEY": "a-wrong-lago-key"}
+
+
+def dead_lago(world: World) -> dict[str, str]:
+    return {"LAGO_API_BASE": f"http://{NOWHERE}"}
+
+
+def no_lago(world: World) -> dict[str, str]:
+    return {"LAGO_API_BASE": f"{world.lago.url}/elsewhere"}
+
+
+def unknown_metric(world: World) -> dict[str, str]:
+    return {"LAGO_API_EVENT_CODE": "no_such_metric"}
+
+
+def foreign_field(world: World) -> dict[str, str]:
+    world.lago.organization.add_billable_metric("seconds_used", field_name="seconds")
+    return {"LAGO_API_EVENT_CODE": "seconds_used"}
+
+
+def uncountable_field(world: World) -> dict[str, str]:
+    world.lago.organization.add_billable_metric("models_used", field_name="model")
+    return {"LAGO_API_EVENT_CODE": "models_used"}
+
+
+WRONG = [
+    # what is wrong, what the line says, the exit code of run and backfill
+    (wrong_password, "wrong LiteLLM's spend log: DATABASE_URL: ", 2),
+    (missing_table, 'wrong LiteLLM\'s spend log: DATABASE_URL: .*no table "LiteLLM_SpendLogs"', 2),
+    (dead_postgres, "wrong LiteLLM's spend log: DATABASE_URL: .*does not answer", 3),
+    (dead_state, "wrong the job's own state: RECONCILE_STATE_URL: .*does not answer", 3),
+    (wrong_key, "wrong Lago: .*LAGO_API_KEY", 2),
+    (dead_lago, "wrong Lago: .*no answer from Lago", 3),
+    (no_lago, "wrong (Lago|the billable metric): LAGO_API_BASE does not lead to Lago's API", 2),
+    (unknown_metric, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'no_such_metric'", 2),
+    (foreign_field, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'seconds'", 2),
+    (uncountable_field, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'model'.*no number", 2),
+]
+
+
+def of_kind(ran: Ran, beginning: str) -> list[str]:
+    return [line for line in ran.err.splitlines() if line.startswith(beginning)]
+
+
+@pytest.mark.parametrize(("wrong", "says", "code"), WRONG, ids=[wrong.__name__ for wrong, _, _ in WRONG])
+def test_what_is_wrong(world: World, wrong: Callable[[World], dict[str, str]], says: str, code: int) -> None:
+    world.add_rows([row("r-1", DAY)])
+    world.subscribe()
+    settings = wrong(world)
+    checked = world.run("check", **settings)
+    assert checked.code == 2
+    named = [line for line in of_kind(checked, "wrong ") if re.match(says, line)]
+    assert len(named) == 1, checked.err
+    as_json = world.run("check", "--json", **settings)
+    assert (as_json.code, as_json.out) == (2, "")
+
+    ran = world.backfill(**settings)
+    assert ran.code == code, ran.err
+    if code == 3:
+        assert ran.document["status"] == "incomplete"
+        assert ran.document["rows"]["total"]["count"] == 0
+    else:
+        assert len(of_kind(ran, "reconcile: ")) == 1
+    assert world.billed() == {}
+    assert world.batches() == 0
+
+
+def test_all_is_well(world: World) -> None:
+    world.subscribe()
+    ran = world.run("check")
+    assert ran.code == 0, ran.err
+    assert [line.split(":")[0] for line in ran.out.splitlines()] == [
+        "ok    LiteLLM's spend log",
+        "ok    the job's own state",
+        "ok    Lago",
+        "ok    the billable metric",
+        "ok    subscriptions",
+    ]
+    as_json = world.run("check", "--json")
+    assert as_json.code == 0
+    assert as_json.document["ok"] is True
+    # It looks, and changes nothing.
+    assert world.query("SELECT to_regnamespace('reconcile')") == [(None,)]
+    assert all(one.method == "GET" for one in world.lago.stand_in.requests)
+
+
+def test_no_subscription_at_all(world: World) -> None:
+    ran = world.run("check")
+    assert ran.code == 2
+    (line,) = of_kind(ran, "wrong ")
+    assert line.startswith("wrong subscriptions: ")
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "LAGO_API_BASE", "LAGO_API_KEY", "LAGO_API_EVENT_CODE"])
+@pytest.mark.parametrize("command", [("check",), ("backfill", *DAYS), ("run",)])
+def test_a_missing_setting(world: World, command: tuple[str, ...], name: str) -> None:
+    ran = world.run(*command, **{name: ""})
+    assert ran.code == 2
+    assert ran.out == ""
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"reconcile: {name}: is not set; for example {name}=")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("backfill", "--from", "2025-11-20"), "--to"),
+        (("backfill", "--from", "2025-11-21", "--to", "2025-11-20"), "the range is empty"),
+        (("backfill", "--from", "2025-11-31", "--to", "2025-12-01"), "there is no such date"),
+        (("backfill", *DAYS, "--charge-by", "nobody"), "--charge-by"),
+        (("backfill", *DAYS, "--format", "xlsx"), "--output"),
+        (("backfill", *DAYS, "--no-such-option"), "--no-such-option"),
+        (("no-such-command",), "no-such-command"),
+        (("show", "no-such-run"), "no run 'no-such-run'"),
+    ],
+)
+def test_wrong_usage(world: World, arguments: tuple[str, ...], says: str) -> None:
+    ran = world.run(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in ran.err
+    assert world.lago.stand_in.requests == []

@@ -1,0 +1,113 @@
+"""The other commands, and what each leaves behind."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+from integration.spend_rows import DAY, a_day, billable, row
+
+from .harness import World
+
+DAYS = ("--from", "2025-11-20", "--to", "2025-11-20")
+
+
+def test_dry_run_and_report_change_nothing(world: World) -> None:
+    rows = a_day(200, seed=4)
+    world.add_rows(rows)
+    world.subscribe()
+    for ran in (
+        world.backfill("--dry-run"),
+        world.run("report", "--json", *DAYS),
+        world.run("run", "--dry-run", "--json"),
+    ):
+        if ran.document["command"] != "run":
+            assert ran.code == 1
+            assert ran.count("rows", "missing") == len(billable(rows))
+        assert ran.count("rows", "delivered") == 0
+        assert ran.document["verified"] is None
+    assert all(one.method == "GET" for one in world.lago.stand_in.requests)
+    assert world.query("SELECT count(*) FROM reconcile.deliveries") == [(0,)]
+    assert world.query("SELECT count(*) FROM reconcile.journal") == [(0,)]
+    kept = world.query("SELECT command, dry_run FROM reconcile.runs ORDER BY started_at")
+    assert kept == [("backfill", True), ("report", False), ("run", True)]
+    missing = world.backfill("--dry-run").document["discrepancies"][0]
+    assert world.backfill().code == 0
+    # What a dry run says will be sent is what is sent, by its own ID.
+    assert world.query(
+        "SELECT request_id FROM reconcile.deliveries WHERE transaction_id = %s", (missing["transaction_id"],)
+    ) == [(missing["request_id"],)]
+
+
+def test_a_dry_run_shows_what_would_be_held(world: World) -> None:
+    world.add_rows([row("r-1", DAY)])
+    ran = world.backfill("--dry-run")
+    assert ran.document["reasons"]["held"] == {"no_subscription": 1}
+    assert world.query("SELECT count(*) FROM reconcile.held") == [(0,)]
+
+
+def test_runs_and_show(world: World) -> None:
+    assert world.run("runs").out == "no runs yet\n"
+    assert world.run("runs", "--json").document == {"runs": []}
+    world.add_rows([row("r-1", DAY + timedelta(hours=1))])
+    world.subscribe()
+    ran = world.backfill()
+    run_id = ran.document["run_id"]
+    (entry,) = world.run("runs", "--json").document["runs"]
+    assert (entry["run_id"], entry["command"], entry["status"], entry["exit_code"]) == (run_id, "backfill", "agreed", 0)
+    assert entry["window"] == {"from": "2025-11-20T00:00:00Z", "to": "2025-11-21T00:00:00Z"}
+    assert run_id in world.run("runs").out
+    shown = world.run("show", "--json", run_id)
+    assert shown.code == 0
+    assert shown.document == ran.document
+    for_people = world.run("show", run_id)
+    assert for_people.code == 0
+    assert "team-a" in for_people.out
+    unknown = world.run("show", "--json", "2025-01-01T00-00-00Z-ffff")
+    assert (unknown.code, unknown.out) == (2, "")
+
+
+def test_migrate(world: World) -> None:
+    assert world.run("migrate").out.endswith("schema reconcile created or upgraded\n")
+    assert world.run("migrate").out.endswith("schema reconcile is up to date\n")
+
+
+def test_the_state_may_live_elsewhere(world: World, empty_database_url: str) -> None:
+    world.add_rows([row("r-1", DAY)])
+    world.subscribe()
+    settings = {"RECONCILE_STATE_URL": empty_database_url}
+    assert world.backfill(**settings).code == 0
+    assert world.query("SELECT to_regnamespace('reconcile')") == [(None,)]
+    assert world.query("SELECT count(*) FROM reconcile.runs", url=empty_database_url) == [(1,)]
+
+
+def test_report_files(world: World) -> None:
+    world.add_rows(a_day(100, seed=5))
+    world.subscribe()
+    folder = world.folder / "reports" / "new"
+    formats = [argument for form in ("html", "xlsx", "csv", "json") for argument in ("--format", form)]
+    ran = world.run("backfill", *DAYS, "--output", str(folder), *formats)
+    assert ran.code == 0, ran.err
+    assert {file.suffix for file in folder.iterdir()} == {".html", ".xlsx", ".csv", ".json"}
+    assert all(file.name.startswith("reconcile-") for file in folder.iterdir())
+    (document,) = folder.glob("*.json")
+    assert json.loads(document.read_text())["status"] == "agreed"
+
+
+def test_settings_from_a_file(world: World) -> None:
+    world.subscribe()
+    lines = [f"{name}={value}\n" for name, value in world.environment.items()]
+    env_file = world.folder / ".env"
+    env_file.write_text("".join(lines))
+    assert world.run("check", **dict.fromkeys(world.environment, "")).code == 0
+    env_file.unlink()
+
+
+def test_the_summary_is_for_people(world: World) -> None:
+    world.add_rows([row("r-1", DAY), row("r-2", DAY, team_id="team-without-subscription", spend=1234.5)])
+    world.subscribe()
+    ran = world.run("backfill", *DAYS)
+    assert ran.code == 1
+    assert "team-without-subscription" in ran.out
+    assert "1,234.50" in ran.out
+    assert "{" not in ran.out
