@@ -157,10 +157,11 @@ def prepare_rows(rows: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -> pd
     kind = np.where(reason == 0, 0, KIND["excluded"])
     kind[reason == REASON["no_charge_id"]] = KIND["unattributed"]
 
-    pairs = pd.MultiIndex.from_arrays([rows["model"], rows["provider"]])
-    places, distinct = pd.factorize(pairs)
-    models = [model for model, _ in distinct]
-    providers = [provider for _, provider in distinct]
+    model_places, model_names = pd.factorize(rows["model"])
+    provider_places, provider_names = pd.factorize(rows["provider"])
+    places, distinct = pd.factorize(model_places * len(provider_names) + provider_places)
+    models = [model_names[pair // len(provider_names)] for pair in distinct.tolist()]
+    providers = [provider_names[pair % len(provider_names)] for pair in distinct.tolist()]
     parts = ["" if provider else model.partition("/")[2] for model, provider in zip(models, providers, strict=True)]
     model = vocabulary.encode(bare_models(models, providers))[places] if len(places) else np.empty(0, np.int64)
     part = vocabulary.encode(parts)[places] if len(places) else np.empty(0, np.int64)

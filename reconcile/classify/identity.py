@@ -46,7 +46,7 @@ def pair_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabular
     ids = pd.DataFrame({"id": pd.array(row_ids(rows, rules.code, vocabulary), dtype="str")})
     ids["row"] = np.arange(len(rows))
     held = pd.DataFrame({"id": events["transaction_id"].array.take(own), "event": own})
-    found = held.merge(ids[ids["id"].isin(held["id"])], on="id")
+    found = held.merge(ids, on="id")
     row, event = found["row"].to_numpy(np.int64), found["event"].to_numpy(np.int64)
     delta = _delay(rows, row, events, event)
     in_time = delta <= rules.reach.after
@@ -88,7 +88,9 @@ def pair_by_other_charge_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rul
     named = np.flatnonzero(earlier != 0)
     by_ledger = left.merge(pd.DataFrame({"row": named, "id": pd.array(words[earlier[named]], dtype="str")}), on="id")
     right = pd.DataFrame({"row": np.arange(len(rows)), "request_id": rows["request_id"].array})
-    told = left[left["request_id"] != ""].merge(right[right["request_id"].isin(left["request_id"])], on="request_id")
+    told = left[left["request_id"] != ""].merge(
+        right[right["request_id"].isin(left["request_id"].tolist())], on="request_id"
+    )
     starts = rows["start_ms"].to_numpy()[told["row"].to_numpy(np.int64)].tolist()
     made = np.zeros(len(told), bool)
     for name in ("charge", "subscription"):

@@ -7,7 +7,8 @@ back what is settled; the last call, without a horizon, settles everything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from reconcile.classify.pairing import Ints
 from reconcile.classify.stages import Stages
 
 Texts = npt.NDArray[np.object_]
+Pairing = Callable[[pd.DataFrame, pd.DataFrame, Rules, Vocabulary], Pairs]
 
 _HAS_EVENT = (KIND["matched"], KIND["matched_live"], KIND["mismatched"], KIND["misdirected"])
 _HINTS = ("hint", "hint_ms", "hint_request_id", "hint_spend")
@@ -113,17 +115,22 @@ class Classification:
         return self._hand_over(work, horizon_ms)
 
     def _by_id(self, work: _Work) -> None:
-        billable = np.flatnonzero(~np.isin(work.kind_of_rows, (KIND["excluded"], KIND["unattributed"])))
         waiting = np.flatnonzero(work.kind_of_rows == 0)
+        pairs = self._pairs(pair_by_id, work, waiting)
+        ids = work.events["transaction_id"].array.take(pairs.events).tolist()
         # A row that has its own event may have a second one, made for another charge ID: so it takes part in both.
-        for pairing, places in ((pair_by_id, waiting), (pair_by_other_charge_id, billable)):
-            rows = work.rows.take(places).assign(kind=work.kind_of_rows[places])
-            events = work.events.assign(kind=work.kind_of_events)
-            pairs = pairing(rows, events, self.rules, self._vocabulary)
-            if len(pairs.rows):
-                work.write(Pairs(places[pairs.rows], pairs.events, pairs.kinds, pairs.reasons))
-                known = work.rows.take(np.unique(places[pairs.rows]))
-                self._known_ids.append(_as_integers(row_ids(known, self.rules.code, self._vocabulary)))
+        billable = np.flatnonzero(~np.isin(work.kind_of_rows, (KIND["excluded"], KIND["unattributed"])))
+        pairs = self._pairs(pair_by_other_charge_id, work, billable)
+        ids += row_ids(work.rows.take(np.unique(pairs.rows)), self.rules.code, self._vocabulary)
+        self._known_ids.append(_as_integers(ids))
+
+    def _pairs(self, pairing: Pairing, work: _Work, places: Ints) -> Pairs:
+        rows = work.rows.take(places).assign(kind=work.kind_of_rows[places])
+        events = work.events.assign(kind=work.kind_of_events)
+        pairs = pairing(rows, events, self.rules, self._vocabulary)
+        pairs = replace(pairs, rows=places[pairs.rows])
+        work.write(pairs)
+        return pairs
 
     def _by_content(self, work: _Work, horizon_ms: int) -> None:
         """Pairs equal content wherever nothing still to come can take part."""
@@ -226,7 +233,7 @@ class Classification:
         kind = np.where(hint == REASON["same_content"], KIND["duplicate"], KIND["orphan"])
         reason = np.where(hint == 0, REASON["no_row"], hint)
         own = np.flatnonzero(work.events["own"].to_numpy(bool)[event_places])
-        if len(own) and self._known_ids:
+        if len(own):
             ids = _as_integers(work.events["transaction_id"].array.take(event_places[own]).tolist())
             own = own[np.isin(ids, np.concatenate(self._known_ids))]
             kind[own], reason[own] = KIND["duplicate"], REASON["same_id"]
