@@ -31,9 +31,7 @@ class CronLine(CronTrigger):  # type: ignore[misc]  # APScheduler 3.11 ships no 
         minute, hour, day, month, weekday = fields
         if day != "*" and weekday != "*":
             raise ValueError("names a day and a weekday; write two jobs, one for each")
-        super().__init__(
-            minute=minute, hour=hour, day=day, month=month, day_of_week=_weekdays(weekday), timezone=zone
-        )
+        super().__init__(minute=minute, hour=hour, day=day, month=month, day_of_week=_weekdays(weekday), timezone=zone)
         self._every_hour = hour.startswith("*")
         if super().get_next_fire_time(None, datetime(2024, 1, 1, tzinfo=UTC)) is None:
             raise ValueError("never fires")
