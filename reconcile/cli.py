@@ -272,6 +272,66 @@ def show(
     _summary(from_json(entry["document"]), settings.language)
 
 
+@app.command(epilog="Example: reconcile schedule --file cron.yaml --print")
+def schedule(
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="The jobs. [./cron.yaml, else the one that comes with reconcile]"),
+    ] = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print the next ten firing times of each job, and exit.")
+    ] = False,
+) -> None:
+    """Runs the jobs of cron.yaml until stopped; catches up on what was missed. SIGHUP or a changed file reloads.
+
+    Serves /metrics and /healthz (RECONCILE_METRICS_ADDRESS). SIGTERM or Ctrl-C lets the batches on their way end, and
+    exits 0 within ten seconds.
+    """
+    from reconcile import schedule as schedules
+
+    path = file or schedules.default_file()
+    if only_print:
+        _print_firings(path)
+        return
+    service = schedules.Service(path)
+    _log_to_stderr(service.settings)
+    if not service.serve():
+        # Something hangs in a thread that nothing can end. What it was at is safe to repeat.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _print_firings(path: Path) -> None:
+    from itertools import islice
+
+    from reconcile import schedule as schedules
+    from reconcile.document import instant
+    from reconcile.settings import load
+
+    found = schedules.load(path)
+    zone = found.zone or load().time_zone
+    for name, job in found.jobs.items():
+        print_line(f"{name}: {job.command}{f' {job.window}' if job.window else ''}, {job.cron} ({zone.key})")
+        for moment in islice(schedules.firings(schedules.CronLine(job.cron, zone), datetime.now(UTC)), 10):
+            print_line(f"  {moment:%a %Y-%m-%d %H:%M %z}  {instant(moment)}")
+
+
+@app.command("test-alert", epilog="Example: reconcile test-alert")
+def test_alert() -> None:
+    """Sends a test alert to every channel that is set. Exits 0, or 3 where one did not take it."""
+    from reconcile import alerts
+
+    settings = _settings(None, None, None)
+    channels = alerts.channels(settings)
+    if not channels:
+        raise UsageError("no channel for alerts is set; for example RECONCILE_ALERT_EMAIL_TO=ops@example.com")
+    _log_to_stderr(settings)
+    with _stopping() as stop:
+        if not alerts.send(alerts.trial(), channels, stop=stop):
+            raise ReconcileError("the test alert was not delivered to every channel")
+    print_line(f"delivered by {' and '.join(channel.name for channel in channels)}")
+
+
 @app.command(epilog="Example: reconcile demo --output /tmp/demo")
 def demo(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder for the report files.")] = Path(
@@ -339,7 +399,7 @@ def _work(
     stop: threading.Event | None = None,
 ) -> NoReturn:
     """Runs a job, prints its document or summary, writes its report files, and exits with its code."""
-    from reconcile import job
+    from reconcile import job, oneshot
 
     if formats and output is None:
         raise UsageError("--format: report files need a folder; for example --output reports --format xlsx")
@@ -349,17 +409,23 @@ def _work(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(_stopping())
         progress = stack.enter_context(_progress())
-        result = job.run(settings, order, stop=stop, progress=progress, announce=_say)
-    _deliver_result(settings, result, as_json=as_json, output=output, formats=formats)
+        try:
+            result = job.run(settings, order, stop=stop, progress=progress, announce=_say)
+        except ReconcileError as error:
+            oneshot.refused(settings, order, error, stop)
+            raise
+        reports = _deliver_result(settings, result, as_json=as_json, output=output, formats=formats)
+        oneshot.ended(settings, order, result, reports, stop)
     raise typer.Exit(result.exit_code)
 
 
 def _deliver_result(
     settings: Settings, result: Result, *, as_json: bool, output: Path | None, formats: list[Format] | None
-) -> None:
+) -> list[Path]:
+    """The paths of the report files."""
     if result.exit_code == 130:
         _say("interrupted; running it again is safe and carries on")
-        return
+        return []
     if as_json:
         print_json(result.document.as_json())
     else:
@@ -369,10 +435,13 @@ def _deliver_result(
 
         wanted = [one.value for one in formats or (Format.html, Format.json)]
         try:
-            for path in reports.write(result.document, output, wanted, settings.language):
-                _say(f"wrote {path}")
+            written = reports.write(result.document, output, wanted, settings.language)
         except OSError as error:
             raise ReconcileError(f"--output: {output} cannot be written any more: {error.strerror}") from None
+        for path in written:
+            _say(f"wrote {path}")
+        return written
+    return []
 
 
 def _make_folder(output: Path) -> None:

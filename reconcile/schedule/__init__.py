@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from reconcile.schedule.cron_file import CronFile, CronJob, default_file, load
 from reconcile.schedule.service import Service
-from reconcile.schedule.trigger import firings
+from reconcile.schedule.trigger import CronLine, firings
 
-__all__ = ["CronFile", "CronJob", "Service", "default_file", "firings", "load"]
+__all__ = ["CronFile", "CronJob", "CronLine", "Service", "default_file", "firings", "load"]

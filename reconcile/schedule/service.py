@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from reconcile import alerts, settings
+from reconcile import alerts
 from reconcile.errors import DatabaseFault, ReconcileError
 from reconcile.metrics import ScheduleMetrics, serving
 from reconcile.schedule import cron_file
 from reconcile.schedule.memory import Memory
 from reconcile.schedule.runner import PlannedJob, Runner
 from reconcile.schedule.trigger import CronLine
+from reconcile.settings import Settings, load
 
 log = structlog.get_logger()
 
@@ -42,7 +44,7 @@ class Service:
         self._path = path
         self._began_at = datetime.now(UTC)
         self._seen = self._state()
-        self._settings, self._jobs = self._read()
+        self.settings, self._jobs = self._read()
         self._stop = threading.Event()
         self.metrics = ScheduleMetrics()
         self._runner = Runner(self.metrics, self._stop)
@@ -63,7 +65,7 @@ class Service:
         PreflightError where the ledger gives a wrong answer at the start; one that does not answer is waited for.
         """
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        with contextlib.suppress(DatabaseFault), Memory(self._settings) as memory:
+        with contextlib.suppress(DatabaseFault), Memory(self.settings) as memory:
             memory.migrate()
         with _mailbox() as mailbox, self._metrics_served():
             self._scheduler.start()
@@ -105,7 +107,7 @@ class Service:
 
     @contextlib.contextmanager
     def _metrics_served(self) -> Iterator[None]:
-        address = self._settings.metrics_address
+        address = self.settings.metrics_address
         if address is None:
             yield
             return
@@ -122,7 +124,7 @@ class Service:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _read(self) -> tuple[settings.Settings, dict[str, PlannedJob]]:
+    def _read(self) -> tuple[Settings, dict[str, PlannedJob]]:
         """The file and the settings, checked. A job that is new has nothing to catch up on from before now."""
         found = cron_file.load(self._path)
         now = datetime.now(UTC)
@@ -130,22 +132,24 @@ class Service:
             name: PlannedJob(
                 name,
                 job,
-                settings.load(charge_by=job.charge_by, event_code=job.event_code, time_zone=found.timezone),
+                load(charge_by=job.charge_by, event_code=job.event_code, time_zone=found.timezone),
                 now,
             )
             for name, job in found.jobs.items()
         }
-        return settings.load(time_zone=found.timezone), jobs
+        return load(time_zone=found.timezone), jobs
 
     def _reload(self) -> None:
         self._seen = self._state()
         try:
-            self._settings, jobs = self._read()
+            self.settings, jobs = self._read()
         except ReconcileError as error:
             self.metrics.reloads.labels("refused").inc()
             for line in str(error).splitlines():
                 log.error("cron.yaml not taken, the old jobs go on", problem=line)
             return
+        for name in self._jobs.keys() & jobs.keys():
+            jobs[name] = replace(jobs[name], since=self._jobs[name].since)
         for name in self._jobs.keys() - jobs.keys():
             with contextlib.suppress(JobLookupError):
                 self._scheduler.remove_job(name)
