@@ -16,11 +16,8 @@ def test_dry_run_and_report_change_nothing(world: World) -> None:
     rows = a_day(200, seed=4)
     world.add_rows(rows)
     world.subscribe()
-    for ran in (
-        world.backfill("--dry-run"),
-        world.run("report", "--json", *DAYS),
-        world.run("run", "--dry-run", "--json"),
-    ):
+    commands = (("backfill", *DAYS, "--dry-run"), ("report", *DAYS), ("run", "--dry-run"))
+    for ran in [world.run(*command, "--json") for command in commands]:
         if ran.document["command"] != "run":
             assert ran.code == 1
             assert ran.count("rows", "missing") == len(billable(rows))

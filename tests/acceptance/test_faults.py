@@ -80,7 +80,8 @@ def test_a_batch_that_is_refused_for_some_of_its_events(world: World, before_1_3
     assert world.backfill(*HOUR).code == 0
     world.query("DROP SCHEMA reconcile CASCADE")
     for change in (
-        "DELETE FROM lago.events WHERE organization_id = %s AND properties->>'request_id' NOT IN ('r-5', 'r-6', 'r-150')",
+        """DELETE FROM lago.events
+            WHERE organization_id = %s AND properties->>'request_id' NOT IN ('r-5', 'r-6', 'r-150')""",
         # Out of the window's sight; the identity on this store does not hold the time.
         """UPDATE lago.events SET "timestamp" = "timestamp" - interval '9 days' WHERE organization_id = %s""",
     ):

@@ -1,4 +1,4 @@
-"""Reading LiteLLM's table as LiteLLM made it: every age and layout of it, read only, with errors that name the cause."""
+"""Reading LiteLLM's table at every age and in every layout: read only, with errors that name the cause."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_age_of_the_table(empty_database_url: str, upto: str | None, lacks
     assert found["charge_id"] == "team-a"
     assert found["status"] == ("" if "status" in lacks else "success")
     if "organization_id" in lacks:
-        with pytest.raises(PreflightError, match='has no column "organization_id".*LAGO_API_CHARGE_BY'):
+        with pytest.raises(PreflightError, match=r'has no column "organization_id".*LAGO_API_CHARGE_BY'):
             read(empty_database_url, "organization_id")
     else:
         assert read(empty_database_url, "organization_id")["charge_id"].tolist() == ["org-1"]
