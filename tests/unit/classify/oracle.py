@@ -1,4 +1,4 @@
-"""CONTRACT's words on equal content and on reach, one row and one event at a time, and the plainest matcher there is."""
+"""What equal content and reach mean, one row and one event at a time, and the plainest matcher there is."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ def same_tokens(row: Record, event: Record) -> bool:
 
 
 def same_subscription(row: Record, event: Record) -> bool:
-    return event["subscription_id"] != "" and event["subscription_id"] == row["subscription_id"]
+    return bool(event["subscription_id"]) and bool(event["subscription_id"] == row["subscription_id"])
 
 
 def in_reach(row: Record, event: Record, reach: Reach) -> bool:
-    return -reach.before <= event["time_ms"] - row["usage_ms"] <= reach.after
+    delay: int = event["time_ms"] - row["usage_ms"]
+    return -reach.before <= delay <= reach.after
 
 
 def equal(row: Record, event: Record) -> bool:

@@ -461,7 +461,7 @@ def test_nothing_at_all() -> None:
 @pytest.mark.parametrize("event", [live(), live(**NO_TOKENS), own(row()), live(subscription_id="")])
 def test_events_without_any_row(event: Record) -> None:
     of_events = classes(settle([], [event]))[1]
-    assert list(of_events.values())[0].startswith("orphan")
+    assert next(iter(of_events.values())).startswith("orphan")
 
 
 def test_an_event_per_row_leaves_nothing_missing() -> None:

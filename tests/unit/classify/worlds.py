@@ -35,7 +35,8 @@ REACH = Reach(before=2, after=5)
 RULES = Rules(CODE, REACH)
 APART = 1_000  # between the worlds of one example
 
-modest = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+few = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 
 Record = dict[str, Any]
 
@@ -90,8 +91,8 @@ def live(transaction: str = "e1", at: int = 0, **changes: Any) -> Record:
     return record | changes
 
 
-NO_TOKENS = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), float("nan"))
-NULL_COST = {"response_cost": float("nan"), "cost_null": True}
+NO_TOKENS: Record = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), float("nan"))
+NULL_COST: Record = {"response_cost": float("nan"), "cost_null": True}
 
 
 def own(of: Record, charge_id: str | None = None, **changes: Any) -> Record:
@@ -162,7 +163,7 @@ def told_events(*settled: Settled) -> dict[str, Record]:
 def _told(frames: list[pd.DataFrame], key: list[str]) -> dict[str, Record]:
     told: dict[str, Record] = {}
     for frame in frames:
-        texts = {name: frame[name].astype("str") for name in frame if str(frame[name].dtype) == "category"}
+        texts = {str(name): frame[name].astype("str") for name in frame.select_dtypes("category")}
         for record in frame.assign(**texts).to_dict("records"):
             name = " ".join(str(record[part]) for part in key)
             assert name not in told, f"{name} came out twice"
@@ -217,6 +218,10 @@ def live_events(draw: st.DrawFn, costs: Sequence[float] = COSTS) -> Record:
     prompt, completion = draw(st.sampled_from(COUNTS))
     carried = draw(st.sampled_from(CARRIED))
     counts = (prompt, completion, prompt + completion)
+    told: Record = {
+        name: float(count) if carried & (1 << bit) else float("nan")
+        for bit, (name, count) in enumerate(zip(NO_TOKENS, counts, strict=True))
+    }
     team = draw(st.sampled_from("aab"))
     cost = draw(st.sampled_from((*costs, None)))
     return live(
@@ -226,10 +231,7 @@ def live_events(draw: st.DrawFn, costs: Sequence[float] = COSTS) -> Record:
         model=draw(st.sampled_from(SENT_MODELS)),
         response_cost=float("nan") if cost is None else cost,
         cost_null=cost is None,
-        **{
-            name: float(count) if carried & (1 << bit) else float("nan")
-            for bit, (name, count) in enumerate(zip(NO_TOKENS, counts, strict=True))
-        },
+        **told,
     )
 
 
@@ -313,7 +315,8 @@ def _with_own_events(draw: st.DrawFn, world: World) -> World:
 
 def _laid_apart(worlds: list[World], shuffled: list[int]) -> World:
     """One world of several, far apart in time; names say nothing about the order."""
-    rows, events = [], []
+    rows: list[Record] = []
+    events: list[Record] = []
     for place, world in enumerate(worlds):
         shift = place * APART
         for record in world.rows:
