@@ -16,7 +16,7 @@ import pandas as pd
 
 from reconcile.books import Books
 from reconcile.classify import no_rows
-from reconcile.context import Context, moment
+from reconcile.context import Context, as_ms, moment
 from reconcile.settlement import Settlement, hold_reasons
 from reconcile.spend_logs import milliseconds
 from reconcile.unchanged import aligned, read_together
@@ -54,9 +54,7 @@ def recount(context: Context, window: Window, *, recheck: bool) -> Recount:
     counts = sides.spend_logs.hours(Window(start, end))
     known = sides.ledger.hours(sides.stream, start, end)
     there = counts.reindex(known.index, fill_value=0)
-    # Hours that the window reads anyway are not late; the first one may be read in part only.
-    early = known.index <= pd.Timestamp(window.start)
-    grown = known.index[(there > known["rows"]) & early] if recheck else known.index[:0]
+    grown = known.index[there > known["rows"]] if recheck else known.index[:0]
     cut = (known["peak"] - there).clip(lower=0)
     gone = known.index[cut > 0]
     return Recount(
@@ -78,9 +76,10 @@ class LateRows:
         self.rows = pd.concat(frames, ignore_index=True) if frames else no_rows()
         times = self.rows["usage_ms"].to_numpy(np.int64)
         inside = times >= milliseconds(window.start)
-        unreached = self.rows["start_ms"].to_numpy(np.int64) < milliseconds(window.start - context.settings.max_call)
-        # Calls that ended in the window, but began too long before it to be found by their start.
-        self.in_window = self.rows[inside & unreached].reset_index(drop=True)
+        long = times - self.rows["start_ms"].to_numpy(np.int64) > as_ms(context.settings.max_call)
+        # Calls that ended in the window, but began too long before their end to be found by their start. The slices of
+        # shorter ones are read anyway, since the hours that they began in have grown.
+        self.in_window = self.rows[inside & long].reset_index(drop=True)
         self._before = self.rows[~inside].reset_index(drop=True)
 
     def must_read(self) -> list[Window]:
