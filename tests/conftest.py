@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,16 @@ from reconcile.sandbox.servers import lago_server
 
 TEMPLATE = "litellm_template"
 LAGO_KEY = "lago-test-key-3f9c"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    """Where every program is said to be there, a skipped test is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("RECONCILE_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
+    return report
 
 
 @dataclass(frozen=True, slots=True)

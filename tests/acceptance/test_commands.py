@@ -59,7 +59,7 @@ def test_runs_and_show(world: World) -> None:
     assert shown.document == ran.document
     for_people = world.run("show", run_id)
     assert for_people.code == 0
-    assert "team-a" in for_people.out
+    assert "llm_usage" in for_people.out
     unknown = world.run("show", "--json", "2025-01-01T00-00-00Z-ffff")
     assert (unknown.code, unknown.out) == (2, "")
 
