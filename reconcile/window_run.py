@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reconcile.classify import Classification, no_events, no_rows
-from reconcile.context import Context, moment
+from reconcile.context import Context, as_ms, moment
 from reconcile.errors import ReconcileError
 from reconcile.settlement import Settlement
 from reconcile.spend_logs import CLOCK_SKEW, RowFeed, milliseconds
@@ -76,8 +76,9 @@ class WindowRun:
                     rows = self._with_further(feed.up_to(part.end), part)
                     sent_lately = self._prepare(rows, part)
                 with timing.stage("list"):
-                    waited = self._await_live_events(rows)
-                    events = context.list_events(part.start, part.end) if waited else listings.take(number)
+                    events = listings.take(number)
+                    if self._await_live_events(rows, events):
+                        events = context.list_events(part.start, part.end)
                     if sent_lately:
                         events = self._await_visible(part, events, sent_lately)
                 self._counted(part, rows, events)
@@ -145,20 +146,22 @@ class WindowRun:
             pause = min(pause * 1.5, 10.0)
             events = context.list_events(part.start, part.end)
 
-    def _await_live_events(self, rows: pd.DataFrame) -> bool:
-        """Waits until the live event of every row would have arrived; says whether there was anything to wait for.
+    def _await_live_events(self, rows: pd.DataFrame, events: pd.DataFrame) -> bool:
+        """Waits where a row without an event is so young that its live event may still be on its way.
 
-        Only then is a row without an event missing. A row from the future (a clock gone wrong) is not waited for.
+        Says whether it waited: then the events have to be listed again. A row from the future (a clock gone wrong) is
+        not waited for.
         """
-        context = self._context
+        context, now = self._context, datetime.now(UTC)
         if not context.sends or rows.empty:
             return False
-        now = datetime.now(UTC)
-        times = rows["usage_ms"].to_numpy(np.int64)
-        recent = times[times <= milliseconds(now + CLOCK_SKEW)]
-        if not len(recent):
+        after = context.settings.match_after
+        if rows["usage_ms"].max() + as_ms(after) <= milliseconds(now):
             return False
-        due = moment(int(recent.max())) + context.settings.match_after
+        found = self._classification.preview(rows, events).rows
+        lacking = found["usage_ms"].to_numpy(np.int64)[found["class"].eq("missing").to_numpy(bool)]
+        young = lacking[lacking <= milliseconds(now + CLOCK_SKEW)]
+        due = moment(int(young.max(initial=0))) + after
         if due <= now:
             return False
         context.progress.note(f"waiting until {due:%H:%M:%S} UTC for events that may still be on their way")

@@ -7,6 +7,7 @@ back what is settled; the last call, without a horizon, settles everything.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,6 +100,12 @@ class Classification:
         self._recent = self._rows
         # IDs of rows that have their own event: a further event of one may come much later.
         self._known_ids: list[Ints] = []
+
+    def preview(self, rows: pd.DataFrame, events: pd.DataFrame) -> Settled:
+        """What would be settled if nothing more came. Changes nothing."""
+        other = copy.copy(self)
+        other._known_ids = list(self._known_ids)
+        return other.settle(rows, events, None)
 
     def settle(self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None) -> Settled:
         """Takes what was read since the last call: all rows and events up to (not including) `horizon_ms`."""

@@ -38,9 +38,9 @@ class Retry:
     """
 
     attempts: int = 12
-    seconds: float = 90.0
+    seconds: float = 60.0
     wait_initial: float = 1.0
-    wait_max: float = 20.0
+    wait_max: float = 10.0
     rate_limit_wait: float = 60.0
     rate_limit_seconds: float = 600.0
 
