@@ -210,6 +210,11 @@ class TestLive:
     def test_equal_content(self, of_row: Record, of_event: Record) -> None:
         assert one([row(**of_row)], [live(**of_event)]) == (["matched_live"], ["matched_live"])
 
+    def test_a_cost_between_two_others_makes_them_no_more_equal(self) -> None:
+        between = live("e2", at=100_000, response_cost=1.0 + 6e-10)
+        assert one([row(spend=1.0)], [live(response_cost=1.0 + 1.2e-9), between])[0] == ["mismatched: cost"]
+        assert one([row(spend=1.0)], [live(response_cost=1.0 + 6e-10), between])[0] == ["matched_live"]
+
     @pytest.mark.parametrize(
         ("at", "label"),
         [(-3, "missing: not_sent"), (-2, "matched_live"), (5, "matched_live"), (6, "missing: not_sent")],
