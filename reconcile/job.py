@@ -18,7 +18,7 @@ from reconcile import summary
 from reconcile.context import Context, Progress, Silent, Timing, moment
 from reconcile.document import Document, LagoUsage, SpendLogsGap
 from reconcile.errors import Interrupted, LagoFault, ReconcileError
-from reconcile.late import LateRows, Recount, forget_settled, recount, retry_held
+from reconcile.late import HeldRows, LateRows, Recount, recount
 from reconcile.ledger import new_run_id
 from reconcile.preflight import connected
 from reconcile.settings import Settings
@@ -128,7 +128,6 @@ class Work:
         self.day_totals = DayTotals()
         self.gaps: tuple[SpendLogsGap, ...] = ()
         self.usage: tuple[LagoUsage, ...] = ()
-        self._held: set[tuple[str, int]] = set()
 
     def do(self, order: Order) -> None:
         """Raises the faults of exit code 3; what was read before is in the books."""
@@ -139,7 +138,7 @@ class Work:
         if found.cut_until is not None:
             allowance = context.settings.max_call + context.settings.match_after
             context.retention_until_ms = milliseconds(found.cut_until + allowance)
-        late = LateRows(context, window, found)
+        late, held = LateRows(context, window, found), HeldRows(context)
         fingerprints = Fingerprints(context, found.counts)
         # A report and a dry run read everything afresh.
         todo = plan(context, parts, fingerprints, late.must_read()) if order.sends else Plan(stretches=[parts])
@@ -149,13 +148,13 @@ class Work:
         context.progress.total(sum(map(len, readings)))
         row_hours: dict[int, int] = {}
         for stretch, reading in zip(todo.stretches, readings, strict=True):
-            self._work_on(stretch, reading, fingerprints, late.in_window, row_hours)
+            self._work_on(stretch, reading, fingerprints, late.in_window, held, row_hours)
         if order.sends:
             self._keep_hours(found, hours_read(todo.stretches, parts, context.settings.max_call), row_hours)
-            forget_settled(context, window, self._held)
-            late.settle(self.late_books)
+            late.settle(self.late_books, held)
             late.keep_counts()
-            retry_held(context, window, self.late_books, late.keys())
+            held.release()
+            held.retry(self.late_books, window.start)
         if not todo.taken_over:
             self.gaps = spend_logs_gap(context, window, self.day_totals)
         if order.command == "report":
@@ -167,6 +166,7 @@ class Work:
         reading: list[Window],
         fingerprints: Fingerprints,
         further: pd.DataFrame,
+        held: HeldRows,
         row_hours: dict[int, int],
     ) -> None:
         context = self.context
@@ -184,8 +184,7 @@ class Work:
             keeper.counted(part, rows, events)
 
         def booked(rows: pd.DataFrame) -> None:
-            held = rows[rows["class"] == "held"]
-            self._held |= set(zip(held["request_id"].tolist(), held["start_ms"].tolist(), strict=True))
+            held.booked(rows)
             keeper.booked_rows(rows)
 
         settlement = Settlement(

@@ -7,6 +7,7 @@ reconciled at their own usage time, whatever the window; one with fewer than it 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +27,9 @@ from reconcile.window_run import WindowRun
 _HOUR = timedelta(hours=1)
 _HOUR_MS = 3_600_000
 _EPOCH = moment(0)
+
+# Of a row: request_id, start_ms.
+Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +91,14 @@ class LateRows:
         times = self.in_window["usage_ms"].to_numpy(np.int64)
         return [Window(moment(time), moment(time + 1)) for time in times.tolist()]
 
-    def keys(self) -> set[tuple[str, int]]:
-        """The late rows before the window: (request_id, start_ms)."""
-        return set(zip(self._before["request_id"].tolist(), self._before["start_ms"].tolist(), strict=True))
-
-    def settle(self, books: Books) -> None:
+    def settle(self, books: Books, held: HeldRows) -> None:
         """Reconciles the late rows at their own usage time; books rows alone."""
         context = self._context
         if self._before.empty:
             return
-        late = self.keys()
-
-        def in_books(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-            keys = zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True)
-            return np.fromiter((key in late for key in keys), bool, len(rows))
-
+        late = set(_keys(self._before))
         for window in _usage_windows(self._before, self._window.start):
-            settlement = Settlement(context, books, in_books, lambda events: np.zeros(len(events), bool))
+            settlement = Settlement(context, books, _among(late, window), _no_events, booked_rows=held.booked)
             parts = read_together(aligned(window, context.settings.slice_length), self._found.counts)
             WindowRun(context, parts, settlement, lambda part, rows, events: None, self._before).work()
 
@@ -123,61 +118,69 @@ class LateRows:
         )
 
 
-def retry_held(context: Context, window: Window, books: Books, seen: set[tuple[str, int]]) -> None:
-    """Tries rows that were held back before, however old: sends those that Lago would bill now.
+class HeldRows:
+    """The rows that earlier runs held back, however old.
 
-    Rows of the window itself are decided by its own reading, and those in `seen` were decided just now.
+    LiteLLM may have deleted them since: then the ledger's copy is sent.
     """
-    stream, ledger = context.sides.stream, context.sides.ledger
-    entries = [
-        entry
-        for entry in ledger.held(stream)
-        if not milliseconds(window.start) <= entry["usage_ms"] < milliseconds(window.end)
-        and (entry["request_id"], entry["start_ms"]) not in seen
-    ]
-    if not entries:
-        return
-    rows = _held_rows(entries)
-    subscription, reason = hold_reasons(context, rows["charge_id"].tolist(), rows["usage_ms"].to_numpy(np.int64))
-    free = np.flatnonzero(reason == "")
-    rows["subscription_id"] = pd.array(subscription, dtype="str")
-    for window_of_rows in _usage_windows(rows.iloc[free], window.start) if len(free) else []:
-        keys = {(entry["request_id"], entry["start_ms"]) for entry in entries}
-        settlement = _Retry(context, books, keys)
-        parts = aligned(window_of_rows, context.settings.slice_length)
-        WindowRun(context, parts, settlement, lambda part, rows, events: None, rows.iloc[free]).work()
-        ledger.release(stream, settlement.settled)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        ledger, stream = context.sides.ledger, context.sides.stream
+        self._undecided = {(entry["request_id"], entry["start_ms"]): entry for entry in ledger.held(stream)}
+        self._settled: list[Key] = []
+
+    def booked(self, rows: pd.DataFrame) -> None:
+        """Takes down what this run has decided about them; only a row that was seen is decided."""
+        if not self._undecided:
+            return
+        for key, kind in zip(_keys(rows), rows["class"].tolist(), strict=True):
+            if self._undecided.pop(key, None) is not None and kind not in ("held", "missing"):
+                self._settled.append(key)
+
+    def retry(self, books: Books, edge: datetime) -> None:
+        """Sends those that Lago would bill now, of the rows that this run has not decided about otherwise.
+
+        No reading goes across `edge`, the start of the run's window.
+        """
+        if not self._undecided:
+            return
+        context = self._context
+        rows = _held_rows([*self._undecided.values()])
+        subscription, reason = hold_reasons(context, rows["charge_id"].tolist(), rows["usage_ms"].to_numpy(np.int64))
+        rows["subscription_id"] = pd.array(subscription, dtype="str")
+        free = rows[reason == ""]
+        keys = set(_keys(free))
+        for window in _usage_windows(free, edge):
+            settlement = Settlement(context, books, _among(keys, window), _no_events, booked_rows=self.booked)
+            parts = aligned(window, context.settings.slice_length)
+            WindowRun(context, parts, settlement, lambda part, rows, events: None, free).work()
+            self.release()
+
+    def release(self) -> None:
+        """Forgets the rows that are settled for good."""
+        self._context.sides.ledger.release(self._context.sides.stream, self._settled)
+        self._settled = []
 
 
-def forget_settled(context: Context, window: Window, held_now: set[tuple[str, int]]) -> None:
-    """Forgets the held rows of the window that this run did not have to hold back again."""
-    stream, ledger = context.sides.stream, context.sides.ledger
-    ledger.release(
-        stream,
-        [
-            (entry["request_id"], entry["start_ms"])
-            for entry in ledger.held(stream)
-            if milliseconds(window.start) <= entry["usage_ms"] < milliseconds(window.end)
-            and (entry["request_id"], entry["start_ms"]) not in held_now
-        ],
-    )
+def _keys(rows: pd.DataFrame) -> Iterator[Key]:
+    return zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True)
 
 
-class _Retry(Settlement):
-    """Settles held rows alone, and knows which of them are settled for good."""
+def _among(keys: set[Key], window: Window) -> Callable[[pd.DataFrame], npt.NDArray[np.bool_]]:
+    """The filter for the rows of these keys that belong to the window."""
+    start, end = milliseconds(window.start), milliseconds(window.end)
 
-    def __init__(self, context: Context, books: Books, keys: set[tuple[str, int]]) -> None:
-        self.settled: list[tuple[str, int]] = []
+    def chosen(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        times = rows["usage_ms"].to_numpy(np.int64)
+        known = np.fromiter((key in keys for key in _keys(rows)), bool, len(rows))
+        return np.asarray(known & (times >= start) & (times < end))
 
-        def in_books(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
-            found = zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True)
-            return np.fromiter((key in keys for key in found), bool, len(rows))
+    return chosen
 
-        def booked(rows: pd.DataFrame) -> None:
-            done = rows[~rows["class"].isin(("held", "missing"))]
-            self.settled += list(zip(done["request_id"].tolist(), done["start_ms"].tolist(), strict=True))
 
-        super().__init__(context, books, in_books, lambda events: np.zeros(len(events), bool), booked_rows=booked)
+def _no_events(events: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    return np.zeros(len(events), bool)
 
 
 def _held_rows(entries: list[dict[str, object]]) -> pd.DataFrame:
@@ -208,8 +211,13 @@ def _runs(hours: list[datetime]) -> list[Window]:
     return runs
 
 
-def _usage_windows(rows: pd.DataFrame, before: datetime) -> list[Window]:
-    """The hours of the rows' usage times, as contiguous windows that end before the main one."""
-    hours = np.unique(rows["usage_ms"].to_numpy(np.int64) // _HOUR_MS)
-    windows = _runs([moment(int(hour) * _HOUR_MS) for hour in hours.tolist()])
-    return [Window(window.start, min(window.end, before)) if window.start < before else window for window in windows]
+def _usage_windows(rows: pd.DataFrame, edge: datetime) -> list[Window]:
+    """The hours of the rows' usage times as windows, contiguous ones together, none of them across `edge`."""
+    times = rows["usage_ms"].to_numpy(np.int64)
+    windows = []
+    for window in _runs([moment(int(hour) * _HOUR_MS) for hour in np.unique(times // _HOUR_MS).tolist()]):
+        if window.start < edge < window.end:
+            windows += [Window(window.start, edge), Window(edge, window.end)]
+        else:
+            windows.append(window)
+    return [one for one in windows if ((times >= milliseconds(one.start)) & (times < milliseconds(one.end))).any()]
