@@ -9,7 +9,7 @@ from typing import Literal
 
 import psycopg
 import pytest
-from conftest import Lago
+from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 
 from reconcile import preflight
 from reconcile.lago.http import Retry
@@ -18,7 +18,7 @@ from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.postgres import create_database
 from reconcile.sandbox.servers import lago_server
 
-from .harness import CODE, World
+from .harness import CODE, Lago, World
 
 Store = Literal["postgres", "clickhouse"]
 

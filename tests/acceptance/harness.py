@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from conftest import Lago
 from integration.spend_rows import TEAMS
 
 from reconcile import cli
+from reconcile.sandbox.lago import LagoStandIn, Organization
+from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.litellm_schema import insert_rows
 
 PROGRAM = Path(sys.executable).parent / "reconcile"
@@ -48,6 +49,20 @@ class Ran:
 
     def count(self, side: str, kind: str) -> int:
         return int(self.document[side][kind]["count"])
+
+
+@dataclass(frozen=True, slots=True)
+class Lago:
+    """One organization of a running Lago."""
+
+    url: str
+    key: str
+    stand_in: LagoStandIn
+    organization: Organization
+
+    @property
+    def faults(self) -> Faults:
+        return self.stand_in.faults
 
 
 @dataclass

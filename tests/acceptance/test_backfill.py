@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 
@@ -177,3 +178,17 @@ def test_whole_teams(world: World) -> None:
         None: sum(not one["team_id"] for one in rows),
     }
     assert sum(by_team.values()) == document["rows"]["total"]["count"] == 300
+
+
+def test_through_a_transaction_pooling_pgbouncer(world: World, pgbouncer: Callable[[str], str]) -> None:
+    rows = a_day(300, seed=6)
+    world.add_rows(rows)
+    world.subscribe()
+    world.secrets.add("secret-of-nobody")
+    settings = {"DATABASE_URL": pgbouncer(world.database_url) + "?pgbouncer=true&connection_limit=1"}
+    assert world.run("check", **settings).code == 0
+    for delivered in (len(billable(rows)), 0):
+        ran = world.backfill(**settings)
+        assert ran.code == 0, ran.err
+        assert ran.count("rows", "delivered") == delivered
+    assert world.billed() == dict.fromkeys(billable(rows), 1)

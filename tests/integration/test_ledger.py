@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -54,6 +55,13 @@ def test_a_schema_is_made_once(empty_database_url: str, open_ledger: Callable[[s
     assert not ledger.migrate()
     schemas = "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)'"
     assert query(empty_database_url, schemas) == [(SCHEMA,)]
+
+
+def test_two_first_runs_at_once(empty_database_url: str, open_ledger: Callable[[str], Ledger]) -> None:
+    ledgers = [open_ledger(empty_database_url) for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Ledger.migrate, ledgers))
+    assert all(ledger.is_current() for ledger in ledgers)
 
 
 def test_a_ledger_of_another_release_is_not_current(ledger: Ledger, empty_database_url: str) -> None:
