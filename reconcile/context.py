@@ -23,7 +23,7 @@ from reconcile.event import Shape
 from reconcile.ledger import Lock
 from reconcile.preflight import Sides
 from reconcile.settings import PROPERTIES, Settings
-from reconcile.window import local_days
+from reconcile.window import Window, local_days
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _READ = ("model", "response_cost", "prompt_tokens", "completion_tokens", "total_tokens", "request_id")
@@ -66,6 +66,19 @@ class Timing:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to do. `command` is run, backfill or report; a report and a dry run send nothing and take no lock."""
+
+    command: str
+    window: Window
+    dry_run: bool = False
+
+    @property
+    def sends(self) -> bool:
+        return self.command != "report" and not self.dry_run
 
 
 @dataclass

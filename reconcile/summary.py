@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reconcile import __version__, totals
 from reconcile.books import Books
-from reconcile.context import Timing
+from reconcile.context import Order, Timing
 from reconcile.document import (
     DISCREPANCY_CLASSES,
     Document,
@@ -30,9 +29,7 @@ from reconcile.document import (
 from reconcile.errors import BooksFault, ReconcileError
 from reconcile.money import total
 from reconcile.settings import Settings
-
-if TYPE_CHECKING:
-    from reconcile.job import Order, Work
+from reconcile.work import Work
 
 EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 # Reasons that always stand in the document, as 0 where there is no such row.
