@@ -69,9 +69,9 @@ def pair_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabular
 def pair_by_other_charge_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -> Pairs:
     """Pairs of billable `rows` with own events that were made from the same request for another charge ID.
 
-    The ledger names such an ID (`earlier`); without it the event's own `request_id` and its charge ID or subscription
-    do, if they and the row's start give its transaction ID. They were made for the row's usage time: later ones are
-    somebody else's.
+    The ledger names such an ID (`earlier`). Without it the event's own `request_id` (or its timestamp, where it carries
+    none) and its charge ID or subscription do, if they and the row's start give its transaction ID. They were made for
+    the row's usage time: later ones are somebody else's.
     """
     own = np.flatnonzero(events["own"].to_numpy(bool) & (events["kind"].to_numpy() == 0))
     if not len(own) or not len(rows):
@@ -87,10 +87,20 @@ def pair_by_other_charge_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rul
     earlier = rows["earlier"].to_numpy()
     named = np.flatnonzero(earlier != 0)
     by_ledger = left.merge(pd.DataFrame({"row": named, "id": pd.array(words[earlier[named]], dtype="str")}), on="id")
-    right = pd.DataFrame({"row": np.arange(len(rows)), "request_id": rows["request_id"].array})
-    told = left[left["request_id"] != ""].merge(
-        right[right["request_id"].isin(left["request_id"].tolist())], on="request_id"
+    right = pd.DataFrame(
+        {"row": np.arange(len(rows)), "request_id": rows["request_id"].array, "at": rows["usage_ms"].to_numpy(np.int64)}
     )
+    unnamed = left["request_id"] == ""
+    by_name = left[~unnamed].merge(right[right["request_id"].isin(left["request_id"].tolist())], on="request_id")
+    # Sent without its request_id, or with one of another name: the timestamp leads to the row.
+    at = events["time_ms"].to_numpy(np.int64)[own][unnamed.to_numpy(bool)]
+    by_time = pd.concat(
+        [
+            left.loc[unnamed, ["event", "id"]].assign(at=at + late).merge(right, on="at")
+            for late in range(TIMESTAMP_TOLERANCE_MS + 1)
+        ]
+    )
+    told = pd.concat([part[["event", "id", "row", "request_id"]] for part in (by_name, by_time)], ignore_index=True)
     starts = rows["start_ms"].to_numpy()[told["row"].to_numpy(np.int64)].tolist()
     made = np.zeros(len(told), bool)
     for name in ("charge", "subscription"):
