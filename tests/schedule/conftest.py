@@ -153,6 +153,10 @@ class World:
         with psycopg.connect(self.database_url, options="-c timezone=UTC") as connection:
             return connection.execute(statement).fetchall()
 
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(statement)
+
     def sees_posts(self, count: int) -> None:
         """Waits until Lago has been asked to take so many batches."""
         deadline = time.monotonic() + PATIENCE
