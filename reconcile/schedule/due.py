@@ -28,7 +28,7 @@ def due(
 ) -> Due | None:
     """What is due; None where no firing since the last settled one has come.
 
-    `run` covers its lookback, and from where the last finished run ended where that is longer ago. The others cover
+    `run` covers its lookback, and all since the last finished run ended where that is longer ago. The others cover
     the whole days of every firing, from the first day of the earliest to the last day of the latest.
     """
     fired = []
@@ -38,16 +38,15 @@ def due(
         fired.append(moment)
     if not fired:
         return None
-    window = _lookback(known, now, lag, lookback) if job.window is None else _days(job, fired, zone)
+    window = _lookback(known, fired[0], now, lag, lookback) if job.window is None else _days(job, fired, zone)
     order = None if window is None else Order(job.command, window, job.dry_run)
     return Due(order, fired[-1], len(fired) - 1)
 
 
-def _lookback(known: Remembered, now: datetime, lag: timedelta, lookback: timedelta) -> Window:
+def _lookback(known: Remembered, first: datetime, now: datetime, lag: timedelta, lookback: timedelta) -> Window:
+    """From where the last finished run ended, or else from where the first firing would have begun."""
     window = lookback_window(now, lag, lookback)
-    if known.window_to is None:
-        return window
-    return Window(min(window.start, known.window_to), window.end)
+    return Window(min(window.start, known.window_to or lookback_window(first, lag, lookback).start), window.end)
 
 
 def _days(job: CronJob, fired: list[datetime], zone: ZoneInfo) -> Window | None:

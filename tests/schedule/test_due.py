@@ -53,7 +53,7 @@ def test_one_firing_is_the_plain_run() -> None:
     [
         ("2026-11-10T01:45Z", "2026-11-10T01:45:00Z"),  # a gap longer than the lookback
         ("2026-11-19T01:45Z", "2026-11-17T08:45:00Z"),  # a shorter one
-        (None, "2026-11-17T08:45:00Z"),  # never
+        (None, "2026-11-08T01:45:00Z"),  # never: as the first of the missed runs would have
     ],
 )
 def test_a_late_run_begins_where_the_last_one_ended_and_never_later_than_its_lookback(
