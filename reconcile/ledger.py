@@ -104,7 +104,9 @@ class Ledger:
         with self._begin() as connection:
             # Two first runs at once: the second waits here, and finds the work done.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('reconcile.migrate'))"))
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+            # IF NOT EXISTS would ask for the right to create schemas even where this one is there.
+            if connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": SCHEMA}) is None:
+                connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
             config = _alembic()
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
