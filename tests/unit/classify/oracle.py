@@ -53,11 +53,11 @@ def equal(row: Record, event: Record) -> bool:
     )
 
 
-def most_pairs(edges: Sequence[Sequence[int]]) -> int:
+def most_pairs(edges: Sequence[Sequence[str]]) -> int:
     """The largest number of one-to-one pairs, where `edges[row]` are the events that the row may have (Kuhn)."""
-    row_of: dict[int, int] = {}
+    row_of: dict[str, int] = {}
 
-    def place(row: int, tried: set[int]) -> bool:
+    def place(row: int, tried: set[str]) -> bool:
         for event in edges[row]:
             if event not in tried:
                 tried.add(event)

@@ -2,90 +2,110 @@
 
 from __future__ import annotations
 
-import math
+from collections import defaultdict
+from random import Random
 
 from hypothesis import given
 
 from . import oracle
-from .worlds import CHAINED_COSTS, REACH, World, live_worlds, modest, settle, told_events, told_rows
+from .worlds import (
+    APART,
+    CHAINED_COSTS,
+    REACH,
+    Record,
+    World,
+    live_world,
+    live_worlds,
+    modest,
+    settle,
+    told_events,
+    told_rows,
+)
 
 
 @modest
 @given(live_worlds(CHAINED_COSTS))
-def test_the_pairs_of_equal_content_are_right_and_as_many_as_can_be(world: World) -> None:
-    settled = settle(world.rows, world.events)
-    told = told_rows(settled)
-    rows = {r["request_id"]: r for r in world.rows}
+def test_the_pairs_of_equal_content(world: World) -> None:
+    check_pairs(world)
+
+
+def test_the_pairs_of_equal_content_in_very_many_worlds() -> None:
+    check_pairs(live_world(Random(1), 60, 40, CHAINED_COSTS))
+
+
+@modest
+@given(live_worlds())
+def test_the_leftovers(world: World) -> None:
+    check_leftovers(world)
+
+
+def test_the_leftovers_of_very_many_worlds() -> None:
+    check_leftovers(live_world(Random(2), 40, 20))
+
+
+def check_pairs(world: World) -> None:
+    """Every pair is of equal content and in reach, and a plain matcher finds no more of them."""
+    told = told_rows(settle(world.rows, world.events))
     events = {e["transaction_id"]: e for e in world.events}
     paired = {name: r["event_id"] for name, r in told.items() if r["class"] == "matched_live"}
 
     assert len(set(paired.values())) == len(paired)
-    for name, event_name in paired.items():
-        row, event = rows[name], events[event_name]
-        assert oracle.equal(row, event)
-        assert oracle.in_reach(row, event, REACH)
-
-    edges = [
-        [
-            place
-            for place, event in enumerate(world.events)
-            if oracle.equal(row, event) and oracle.in_reach(row, event, REACH)
-        ]
-        for row in world.rows
-    ]
+    edges: list[list[str]] = []
+    near = by_slot(world.events, "time_ms")
+    for row in world.rows:
+        edges.append([e["transaction_id"] for e in near[slot(row["usage_ms"])] if could_pair(row, e)])
+        if row["request_id"] in paired:
+            assert could_pair(row, events[paired[row["request_id"]]])
     assert len(paired) == oracle.most_pairs(edges)
 
 
-@modest
-@given(live_worlds())
-def test_both_sides_of_a_pair_tell_the_same_story(world: World) -> None:
+def check_leftovers(world: World) -> None:
+    """Pairs of the later stages are one value off, or elsewhere; and none that could be one are left apart."""
     settled = settle(world.rows, world.events)
-    events = {e["transaction_id"]: e for e in told_events(settled).values()}
-    for name, row in told_rows(settled).items():
-        if row["event_id"]:
-            event = events[row["event_id"]]
-            assert event["class"] == row["class"]
-            assert event["reason"] == row["reason"]
-            assert event["row_request_id"] == name
-            assert event["row_spend"] == row["spend"]
-            assert event["cost"] == row["event_cost"]
-    with_row = [e for e in events.values() if e["class"] in ("matched_live", "mismatched", "misdirected")]
-    assert len(with_row) == sum(1 for r in told_rows(settled).values() if r["event_id"])
-
-
-@modest
-@given(live_worlds())
-def test_what_is_left_over_is_explained_by_nothing(world: World) -> None:
-    """Every leftover pair is one value off, or elsewhere; and no row and event that could be one are left apart."""
-    settled = settle(world.rows, world.events)
-    rows = {r["request_id"]: r for r in world.rows}
-    events = {e["transaction_id"]: e for e in world.events}
     told = told_rows(settled)
     told_event = {e["transaction_id"]: e for e in told_events(settled).values()}
+    rows = {r["request_id"]: r for r in world.rows}
+    near, near_rows = by_slot(world.events, "time_ms"), by_slot(world.rows, "usage_ms")
 
-    for name, record in told.items():
-        if record["class"] in ("mismatched", "misdirected"):
-            row, event = rows[name], events[record["event_id"]]
-            assert oracle.in_reach(row, event, REACH)
-            assert off(row, event) == [{"other_subscription": "subscription"}.get(record["reason"], record["reason"])]
+    for name, row in rows.items():
+        if told[name]["class"] == "missing":
+            assert (told[name]["event_id"], told[name]["event_cost"]) == ("", None)
+        for event in near[slot(row["usage_ms"])]:
+            if told[name]["event_id"] == event["transaction_id"]:
+                check_story(row, event, told[name], told_event[event["transaction_id"]])
 
-    repeats = {name for name, event in told_event.items() if event["class"] == "duplicate"}
-    having = [name for name, record in told.items() if record["class"] == "matched_live"]
-    for name, event in events.items():
-        near = [r for r in rows if oracle.in_reach(rows[r], event, REACH)]
-        if told_event[name]["class"] in ("duplicate", "orphan"):
-            twins = [r for r in near if r in having and oracle.equal(rows[r], event)]
-            assert (name in repeats) == bool(twins)
-            if twins:
-                assert told_event[name]["row_request_id"] in twins
-            for other in near:
-                if told[other]["class"] == "missing":
-                    allowed = {"cost", "subscription"} if twins else {"cost", "tokens", "model", "subscription"}
-                    assert len(off(rows[other], event)) != 1 or off(rows[other], event)[0] not in allowed
-    assert all(math.isnan(r["event_cost"] or math.nan) for r in told.values() if r["class"] == "missing")
+    for event in world.events:
+        record = told_event[event["transaction_id"]]
+        if record["class"] not in ("duplicate", "orphan"):
+            assert told[str(record["row_request_id"])]["event_id"] == event["transaction_id"]
+            continue
+        reachable = [r for r in near_rows[slot(event["time_ms"])] if oracle.in_reach(r, event, REACH)]
+        repeated = [r for r in reachable if told[r["request_id"]]["class"] == "matched_live" and oracle.equal(r, event)]
+        assert (record["class"] == "duplicate") == bool(repeated)
+        if repeated:
+            times = [abs(event["time_ms"] - r["usage_ms"]) for r in repeated]
+            named = rows[str(record["row_request_id"])]
+            assert named in repeated
+            assert abs(event["time_ms"] - named["usage_ms"]) == min(times)
+        explains = {"cost", "subscription"} if repeated else {"cost", "subscription", "tokens", "model"}
+        for row in reachable:
+            if told[row["request_id"]]["class"] == "missing":
+                assert not (len(off(row, event)) == 1 and explains.issuperset(off(row, event)))
 
 
-def off(row: dict[str, object], event: dict[str, object]) -> list[str]:
+def check_story(row: Record, event: Record, of_row: Record, of_event: Record) -> None:
+    """Both sides of a pair tell the same, and it is true."""
+    assert of_row["class"] == of_event["class"]
+    assert of_row["reason"] == of_event["reason"]
+    assert of_event["row_request_id"] == row["request_id"]
+    assert of_event["row_spend"] == row["spend"]
+    assert of_row["event_cost"] == of_event["cost"] == oracle.cost_of(event)
+    assert oracle.in_reach(row, event, REACH)
+    expected = {"matched_live": [], "mismatched": [of_row["reason"]], "misdirected": ["subscription"]}
+    assert off(row, event) == expected[of_row["class"]]
+
+
+def off(row: Record, event: Record) -> list[str]:
     """What of subscription, model, cost and tokens differs."""
     return [
         name
@@ -97,3 +117,18 @@ def off(row: dict[str, object], event: dict[str, object]) -> list[str]:
         }.items()
         if not same(row, event)
     ]
+
+
+def could_pair(row: Record, event: Record) -> bool:
+    return oracle.in_reach(row, event, REACH) and oracle.equal(row, event)
+
+
+def slot(time: int) -> int:
+    return (time + APART // 2) // APART
+
+
+def by_slot(records: list[Record], time: str) -> dict[int, list[Record]]:
+    found: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        found[slot(record[time])].append(record)
+    return found

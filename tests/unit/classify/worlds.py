@@ -1,13 +1,15 @@
 """Rows and events for the tests of the classification: hand-made ones, and small random worlds full of coincidences.
 
 A world is two lists of records with the columns of ROWS and EVENTS. Its reach and its times are a few milliseconds,
-so that a handful of records meet, miss and chain. Several worlds laid far apart in time make one.
+so that a handful of records meet, miss and chain. Many small worlds side by side make one. Hypothesis draws a few and
+makes them smaller where they fail; a seed draws very many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import pandas as pd
@@ -33,10 +35,10 @@ CODE = "llm_usage"
 BASE = 1_795_000_000_000  # milliseconds since 1970: November 2026
 REACH = Reach(before=2, after=5)
 RULES = Rules(CODE, REACH)
-APART = 1_000  # between the worlds of one example
+APART = 1_000  # between two slots
+MOST = 6  # rows and events of a small world
 
-few = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
-modest = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 
 Record = dict[str, Any]
 
@@ -187,7 +189,8 @@ def _label(record: Record) -> str:
 COSTS = (0.0, 1.0, 1.0 + 6e-10, 1.01)
 CHAINED_COSTS = (*COSTS, 1.0 + 1.2e-9)
 COUNTS = ((10, 4), (10, 5), (0, 0))
-MODELS = (
+TEAMS = "aab"
+MODELS: tuple[Record, ...] = (
     {"model": "openai/gpt-4o", "provider": "openai", "model_group": "chat"},
     {"model": "gpt-4o", "provider": "", "model_group": ""},
     {"model": "openai/mini", "provider": "openai", "model_group": "gpt-4o"},
@@ -195,78 +198,6 @@ MODELS = (
 )
 SENT_MODELS = ("gpt-4o", "mini", "chat")
 CARRIED = (7, 7, 7, 0, 3)  # bits of prompt, completion, total
-
-
-@st.composite
-def plain_rows(draw: st.DrawFn, costs: Sequence[float] = COSTS) -> Record:
-    prompt, completion = draw(st.sampled_from(COUNTS))
-    team = draw(st.sampled_from("aab"))
-    return row(
-        at=draw(st.integers(0, 14)),
-        charge_id=team,
-        subscription_id=team,
-        spend=draw(st.sampled_from(costs)),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=prompt + completion,
-        **draw(st.sampled_from(MODELS)),
-    )
-
-
-@st.composite
-def live_events(draw: st.DrawFn, costs: Sequence[float] = COSTS) -> Record:
-    prompt, completion = draw(st.sampled_from(COUNTS))
-    carried = draw(st.sampled_from(CARRIED))
-    counts = (prompt, completion, prompt + completion)
-    told: Record = {
-        name: float(count) if carried & (1 << bit) else float("nan")
-        for bit, (name, count) in enumerate(zip(NO_TOKENS, counts, strict=True))
-    }
-    team = draw(st.sampled_from("aab"))
-    cost = draw(st.sampled_from((*costs, None)))
-    return live(
-        at=draw(st.integers(0, 16)),
-        subscription_id=team,
-        charge_id=team,
-        model=draw(st.sampled_from(SENT_MODELS)),
-        response_cost=float("nan") if cost is None else cost,
-        cost_null=cost is None,
-        **told,
-    )
-
-
-@st.composite
-def _live_world(draw: st.DrawFn, costs: Sequence[float]) -> World:
-    rows = draw(st.lists(plain_rows(costs), max_size=7))
-    events = draw(st.lists(live_events(costs), max_size=7))
-    return World(rows, events)
-
-
-@st.composite
-def _any_world(draw: st.DrawFn) -> World:
-    """Rows of every kind; events by ID, live ones and strays."""
-    rows = [record | draw(st.sampled_from(ROW_CHANGES)) for record in draw(st.lists(plain_rows(), max_size=6))]
-    events = draw(st.lists(live_events() | strays(), max_size=6))
-    return World(rows, events)
-
-
-@st.composite
-def strays(draw: st.DrawFn) -> Record:
-    """Events that nothing should be paired with, or only with care."""
-    base = draw(live_events())
-    return base | draw(
-        st.sampled_from(
-            (
-                {"subscription_id": "", "charge_id": ""},
-                {"response_cost": float("nan"), "malformed": True},
-                {"prompt_tokens": float("nan"), "malformed": True},
-                {"response_cost": float("nan"), "cost_null": False},
-                {"model": ""},
-            )
-        )
-    )
-
-
 ROW_CHANGES: tuple[Record, ...] = (
     {},
     {},
@@ -278,6 +209,17 @@ ROW_CHANGES: tuple[Record, ...] = (
     {"cache_hit": "True"},
     {"earlier_sure": True},
 )
+LIVE_CHANGES: tuple[Record, ...] = (
+    {},
+    {},
+    {},
+    {},
+    {"subscription_id": "", "charge_id": ""},
+    {"response_cost": float("nan"), "malformed": True, "cost_null": False},
+    {"prompt_tokens": float("nan"), "malformed": True},
+    {"response_cost": float("nan"), "cost_null": False},
+    {"model": ""},
+)
 OWN_CHANGES: tuple[Record, ...] = (
     {},
     {},
@@ -285,25 +227,79 @@ OWN_CHANGES: tuple[Record, ...] = (
     {"model": "other"},
     {"prompt_tokens": 99.0},
     NO_TOKENS,
-    {"subscription_id": "b", "charge_id": "b"},
+    {"subscription_id": "elsewhere", "charge_id": "elsewhere"},
 )
 
 
-@st.composite
-def _with_own_events(draw: st.DrawFn, world: World) -> World:
-    """Adds the events that reconcile made for some rows, or for the same requests under other charge IDs."""
+def random_row(chance: Random, costs: Sequence[float]) -> Record:
+    prompt, completion = chance.choice(COUNTS)
+    team = chance.choice(TEAMS)
+    return row(
+        at=chance.randint(0, 14),
+        charge_id=team,
+        subscription_id=team,
+        spend=chance.choice(costs),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        **chance.choice(MODELS),
+    )
+
+
+def random_live(chance: Random, costs: Sequence[float]) -> Record:
+    prompt, completion = chance.choice(COUNTS)
+    carried = chance.choice(CARRIED)
+    counts = zip(NO_TOKENS, (prompt, completion, prompt + completion), strict=True)
+    told: Record = {n: float(c) if carried & (1 << b) else float("nan") for b, (n, c) in enumerate(counts)}
+    team = chance.choice(TEAMS)
+    cost = chance.choice((*costs, None))
+    return live(
+        at=chance.randint(-2, 18),
+        subscription_id=team,
+        charge_id=team,
+        model=chance.choice(SENT_MODELS),
+        response_cost=float("nan") if cost is None else cost,
+        cost_null=cost is None,
+        **told,
+    )
+
+
+def live_world(chance: Random, slots: int, lanes: int, costs: Sequence[float] = COSTS) -> World:
+    """Billable rows and live events: `slots` x `lanes` small worlds that know nothing of one another."""
+    return _side_by_side(
+        chance,
+        slots,
+        lanes,
+        lambda: World(
+            [random_row(chance, costs) for _ in range(chance.randint(0, MOST))],
+            [random_live(chance, costs) for _ in range(chance.randint(0, MOST))],
+        ),
+    )
+
+
+def any_world(chance: Random, slots: int, lanes: int) -> World:
+    """The same with everything that can come: rows of every kind, broken events, events that reconcile sent."""
+    world = _side_by_side(
+        chance,
+        slots,
+        lanes,
+        lambda: World(
+            [random_row(chance, COSTS) | chance.choice(ROW_CHANGES) for _ in range(chance.randint(0, MOST))],
+            [random_live(chance, COSTS) | chance.choice(LIVE_CHANGES) for _ in range(chance.randint(0, MOST))],
+        ),
+    )
     rows, events = [], list(world.events)
     for record in world.rows:
-        kind = draw(st.sampled_from(("none", "none", "own", "both", "others", "again", "ledger")))
+        kind = chance.choice(("none", "none", "own", "both", "others", "again", "ledger"))
         if kind in ("own", "both", "again"):
-            events.append(own(record) | draw(st.sampled_from(OWN_CHANGES)))
+            events.append(own(record) | chance.choice(OWN_CHANGES))
         if kind in ("both", "others"):
             events.append(own(record, "old"))
         if kind == "others":
             events.append(own(record, "older"))
         if kind == "again":
             # The same ID at another millisecond, as only ClickHouse takes it.
-            events.append(own(record, time_ms=record["usage_ms"] + draw(st.sampled_from((-7, -1, 3, 9)))))
+            events.append(own(record, time_ms=record["usage_ms"] + chance.choice((-7, -1, 3, 9))))
         if kind == "ledger":
             # The event tells no request ID: only the ledger knows whose it is.
             moved = own(record, "old")
@@ -313,34 +309,44 @@ def _with_own_events(draw: st.DrawFn, world: World) -> World:
     return World(rows, events)
 
 
-def _laid_apart(worlds: list[World], shuffled: list[int]) -> World:
-    """One world of several, far apart in time; names say nothing about the order."""
+def _side_by_side(chance: Random, slots: int, lanes: int, small: Callable[[], World]) -> World:
+    """Small worlds, far apart in time in their slots, and of other teams and models in their lanes.
+
+    Names are dealt at random: they say nothing about the order in which things happened.
+    """
+    places = range(slots * lanes * MOST)
+    row_names, event_names = (iter(chance.sample(places, len(places))) for _ in range(2))
     rows: list[Record] = []
     events: list[Record] = []
-    for place, world in enumerate(worlds):
-        shift = place * APART
-        for record in world.rows:
-            name = f"q{shuffled[len(rows)]}"
-            times = {"start_ms": record["start_ms"] + shift, "usage_ms": record["usage_ms"] + shift}
-            rows.append(record | times | {"request_id": name})
-        for record in world.events:
-            name = f"x{shuffled[len(events)]}"
-            events.append(record | {"time_ms": record["time_ms"] + shift, "transaction_id": name})
+    for slot in range(slots):
+        for lane in range(lanes):
+            world = small()
+            for records, laid in ((world.rows, rows), (world.events, events)):
+                for record in records:
+                    laid.append(_moved(record, slot * APART, f"-{lane}"))
+            for record in rows[len(rows) - len(world.rows) :]:
+                record["request_id"] = f"q{next(row_names)}"
+            for record in events[len(events) - len(world.events) :]:
+                record["transaction_id"] = f"x{next(event_names)}"
     return World(rows, events)
 
 
-MOST_WORLDS = 4
-_names = st.permutations(range(7 * MOST_WORLDS))
+def _moved(record: Record, shift: int, lane: str) -> Record:
+    names = {"model", "model_group", "charge_id", "subscription_id"} & record.keys()
+    times = {"start_ms", "usage_ms", "time_ms"} & record.keys()
+    return (
+        record
+        | {name: record[name] + lane for name in names if record[name]}
+        | {name: record[name] + shift for name in times}
+    )
 
 
-@st.composite
-def live_worlds(draw: st.DrawFn, costs: Sequence[float] = COSTS) -> World:
-    """Several worlds of billable rows and live events."""
-    return _laid_apart(draw(st.lists(_live_world(costs), min_size=1, max_size=MOST_WORLDS)), draw(_names))
+chances = st.randoms(use_true_random=False)
 
 
-@st.composite
-def any_worlds(draw: st.DrawFn) -> World:
-    """Several worlds of everything that can come."""
-    worlds = draw(st.lists(_any_world(), min_size=1, max_size=MOST_WORLDS))
-    return draw(_with_own_events(_laid_apart(worlds, draw(_names))))
+def live_worlds(costs: Sequence[float] = COSTS) -> st.SearchStrategy[World]:
+    return chances.map(lambda chance: live_world(chance, 3, 3, costs))
+
+
+def any_worlds() -> st.SearchStrategy[World]:
+    return chances.map(lambda chance: any_world(chance, 3, 3))
