@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import psycopg
 import pytest
+import structlog
 from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 
 from reconcile import preflight
@@ -21,6 +23,16 @@ from reconcile.sandbox.servers import lago_server
 from .harness import CODE, Lago, World
 
 Store = Literal["postgres", "clickhouse"]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """The program sets up logging for its whole process, which here is that of all tests."""
+    before = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "alembic")}
+    yield
+    structlog.reset_defaults()
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ WRONG = [
     (dead_lago, "wrong Lago: .*no answer from Lago", 3),
     (no_lago, "wrong (Lago|the billable metric): LAGO_API_BASE does not lead to Lago's API", 2),
     (unknown_metric, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'no_such_metric'", 2),
-    (foreign_field, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'seconds'", 2),
+    (foreign_field, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'seconds', which the events do not carry", 2),
     (uncountable_field, "wrong the billable metric: LAGO_API_EVENT_CODE: .*'model'.*no number", 2),
 ]
 

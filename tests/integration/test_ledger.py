@@ -286,5 +286,6 @@ def test_through_a_pooler(
             with pytest.raises(LockedError), second.lock(STREAM):
                 pass
         lock.confirm()
-    with second.lock(STREAM):
+    # The lock did not stay behind on the server connection that held it.
+    with second.lock(OTHER_CHARGE_BY), first.lock(STREAM):
         assert second.delivered(STREAM, 0, 10_000)["request_id"].tolist() == ["r-1"]

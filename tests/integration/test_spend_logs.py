@@ -255,6 +255,23 @@ def test_each_row_is_in_the_slice_of_its_usage_time_once(database_url: str, minu
         assert part.start <= expected[name] < part.end, name
 
 
+def test_both_windows_of_a_reading_are_half_open(database_url: str) -> None:
+    edges = (NOON - MOMENT, NOON, NOON + timedelta(hours=1) - MOMENT, NOON + timedelta(hours=1))
+    insert_rows(
+        database_url,
+        [
+            *(row(f"ends-{number}", moment) for number, moment in enumerate(edges)),
+            *(row(f"starts-{number}", moment, seconds=0) for number, moment in enumerate(edges)),
+        ],
+    )
+    hour = Window(NOON, NOON + timedelta(hours=1))
+    with opened(database_url) as spend_logs:
+        by_end = spend_logs.rows(WINDOW, hour)["request_id"]
+        by_start = spend_logs.rows(hour, WINDOW)["request_id"]
+    assert sorted(by_end) == ["ends-1", "ends-2", "starts-1", "starts-2"]
+    assert sorted(name for name in by_start if name.startswith("starts")) == ["starts-1", "starts-2"]
+
+
 def test_a_call_beyond_the_longest_is_not_looked_for(database_url: str) -> None:
     insert_rows(database_url, [row("longer", DAY + timedelta(hours=1), seconds=30 * 3600), row("r-1", NOON)])
     assert read(database_url)["request_id"].tolist() == ["r-1"]
