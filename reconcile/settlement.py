@@ -91,7 +91,8 @@ class Settlement:
         with self._context.timing.stage("verify"):
             found = self._sender.verify(rows, stretches)
         self._to_verify = []
-        self._book(entries.assign(**{"class": found.kind, "reason": found.reason}))
+        ids = rows["transaction_id"].to_numpy(object)
+        self._book(entries.assign(**{"class": found.kind, "reason": found.reason, "transaction_id": ids}))
         if found.fault is not None:
             raise found.fault
         self._context.verified = True

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,7 @@ class Fingerprints:
             for part in (
                 _VERSION,
                 *context.rules.reach,
+                context.rules.clickhouse,
                 settings.max_call,
                 sorted(settings.exclude),
                 settings.id_kind,
@@ -171,6 +173,7 @@ class SliceKeeper:
         self._open = [_Open(part, context.new_books()) for part in parts]
         self._ends = np.array([milliseconds(part.end) for part in parts], np.int64)
         self.row_hours: dict[int, int] = {}
+        self._agreed: list[dict[str, Any]] = []
 
     def counted(self, part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> None:
         """Takes down what was read of some neighbouring slices: their rows, and their events as listed."""
@@ -181,7 +184,8 @@ class SliceKeeper:
                 one.listed = len(own_events)
                 one.books.read(rows[of_rows == place], event_costs(self._context, own_events))
                 one.complete = True
-                self._keep(one)
+                self._close(one)
+        self._keep()
         starts, counts = np.unique(rows["start_ms"].to_numpy(np.int64) // _HOUR_MS, return_counts=True)
         for hour, count in zip(starts.tolist(), counts.tolist(), strict=True):
             self.row_hours[hour] = self.row_hours.get(hour, 0) + count
@@ -189,12 +193,14 @@ class SliceKeeper:
     def booked_rows(self, rows: pd.DataFrame) -> None:
         for place, frame in self._split(rows, rows["usage_ms"]):
             self._open[place].books.add_rows(frame)
-            self._keep(self._open[place])
+            self._close(self._open[place])
+        self._keep()
 
     def booked_events(self, events: pd.DataFrame) -> None:
         for place, frame in self._split(events, events["time_ms"]):
             self._open[place].books.add_events(frame, paired_outside=np.zeros(len(frame), bool))
-            self._keep(self._open[place])
+            self._close(self._open[place])
+        self._keep()
 
     def _places(self, times: pd.Series) -> npt.NDArray[np.int64]:
         return np.searchsorted(self._ends, times.to_numpy(np.int64), side="right")
@@ -203,23 +209,29 @@ class SliceKeeper:
         places = self._places(times)
         return [(place, frame[places == place].reset_index(drop=True)) for place in np.unique(places).tolist()]
 
-    def _keep(self, one: _Open) -> None:
-        context = self._context
-        if not (context.sends and one.complete and one.books.settled()):
+    def _keep(self) -> None:
+        sides = self._context.sides
+        sides.ledger.keep_slices(sides.stream, self._context.run_id, self._agreed)
+        self._agreed = []
+
+    def _close(self, one: _Open) -> None:
+        """Packs a slice that is booked whole, if it agrees."""
+        if not (self._context.sends and one.complete and one.books.settled()):
             return
         rows = {name for name, found in one.books.row_classes().items() if found.count and name != "total"}
         events = {name for name, found in one.books.event_classes().items() if found.count and name != "total"}
         if rows <= _AGREED_ROWS and events <= _AGREED_EVENTS:
             delivered = one.books.row_classes()["delivered"].count
-            context.sides.ledger.keep_slice(
-                context.sides.stream,
-                context.run_id,
-                (one.part.start, one.part.end),
-                fingerprint=self._fingerprints.of(one.part),
-                events=one.listed + delivered,
-                totals=one.books.pack(),
+            self._agreed.append(
+                {
+                    "slice_from": one.part.start,
+                    "slice_to": one.part.end,
+                    "fingerprint": self._fingerprints.of(one.part),
+                    "events": one.listed + delivered,
+                    "totals": one.books.pack(),
+                }
             )
-        one.books, one.complete = context.new_books(), False
+        one.books, one.complete = self._context.new_books(), False
 
 
 def event_costs(context: Context, events: pd.DataFrame) -> npt.NDArray[np.float64]:
