@@ -211,7 +211,9 @@ class Books:
             "ambiguous": agreed.ambiguous,
             "discrepancies": [
                 {**entry, "usage_time": entry["usage_time"].isoformat()}
-                for entry in self.discrepancies().replace({np.nan: None}).to_dict("records")
+                for entry in (
+                    self.discrepancies().replace({np.nan: None}).to_dict("records") if self._discrepancies else []
+                )
             ],
         }
         return zlib.compress(orjson.dumps(content))

@@ -355,29 +355,16 @@ class Ledger:
             for row in found
         }
 
-    def keep_slice(
-        self,
-        stream: Stream,
-        run_id: str,
-        bounds: tuple[datetime, datetime],
-        *,
-        fingerprint: str,
-        events: int,
-        totals: bytes,
-    ) -> None:
-        statement = upsert(slices).values(
-            **stream.key(),
-            slice_from=bounds[0],
-            slice_to=bounds[1],
-            fingerprint=fingerprint,
-            events=events,
-            totals=totals,
-            run_id=run_id,
-        )
+    def keep_slices(self, stream: Stream, run_id: str, kept: Sequence[Mapping[str, Any]]) -> None:
+        """Keeps the figures of agreed slices: slice_from, slice_to, fingerprint, events, totals."""
+        if not kept:
+            return
+        statement = upsert(slices)
         changed = {name: statement.excluded[name] for name in ("fingerprint", "events", "totals", "run_id")}
         with self._begin() as connection:
             connection.execute(
-                statement.on_conflict_do_update(index_elements=list(slices.primary_key.columns), set_=changed)
+                statement.on_conflict_do_update(index_elements=list(slices.primary_key.columns), set_=changed),
+                [{**stream.key(), **one, "run_id": run_id} for one in kept],
             )
 
 

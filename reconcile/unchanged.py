@@ -166,7 +166,10 @@ class _Open:
 
 
 class SliceKeeper:
-    """Keeps the totals of each slice that agrees, once all of it is booked. One per stretch of slices."""
+    """Keeps the totals of each slice that agrees, once all of it is booked. One per stretch of slices.
+
+    A run that sends nothing keeps nothing.
+    """
 
     def __init__(self, context: Context, parts: Sequence[Window], fingerprints: Fingerprints) -> None:
         self._context, self._fingerprints = context, fingerprints
@@ -177,6 +180,8 @@ class SliceKeeper:
 
     def counted(self, part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> None:
         """Takes down what was read of some neighbouring slices: their rows, and their events as listed."""
+        if not self._context.sends:
+            return
         of_rows, of_events = self._places(rows["usage_ms"]), self._places(events["time_ms"])
         for place, one in enumerate(self._open):
             if part.start <= one.part.start and one.part.end <= part.end:
@@ -191,12 +196,16 @@ class SliceKeeper:
             self.row_hours[hour] = self.row_hours.get(hour, 0) + count
 
     def booked_rows(self, rows: pd.DataFrame) -> None:
+        if not self._context.sends:
+            return
         for place, frame in self._split(rows, rows["usage_ms"]):
             self._open[place].books.add_rows(frame)
             self._close(self._open[place])
         self._keep()
 
     def booked_events(self, events: pd.DataFrame) -> None:
+        if not self._context.sends:
+            return
         for place, frame in self._split(events, events["time_ms"]):
             self._open[place].books.add_events(frame, paired_outside=np.zeros(len(frame), bool))
             self._close(self._open[place])
