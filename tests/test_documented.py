@@ -1,4 +1,4 @@
-"""docs/operations.md tells of everything that there is, and of nothing else: commands, settings, codes, classes, metrics."""
+"""docs/operations.md tells of everything that there is, and of nothing else."""
 
 from __future__ import annotations
 
