@@ -8,8 +8,8 @@ from typing import Literal
 
 import psycopg
 import pytest
-
 from conftest import Lago
+
 from reconcile import preflight
 from reconcile.lago.http import Retry
 from reconcile.sandbox.lago import LagoStandIn

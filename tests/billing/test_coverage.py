@@ -115,10 +115,10 @@ def test_the_edges_of_a_subscription(world: World) -> None:
     start, end = NOON + 123 * MS, NOON + HOUR
     world.subscribe(started_at=start, terminated_at=end)
     times = (start - MS, start, end, end + MS)
-    world.write(*(row(f"r-{number}", at) for number, at in enumerate(times)))
+    world.write(*(row(f"r-of-{number}", at) for number, at in enumerate(times)))
     ran = world.day()
     assert rows_in(ran.document) == {"delivered": 2, "held": 2}
-    assert world.billed() == {("r-1", TEAM): 1, ("r-2", TEAM): 1}
+    assert world.billed() == {("r-of-1", TEAM): 1, ("r-of-2", TEAM): 1}
 
 
 def test_push_sends_uncovered_rows(world: World) -> None:
@@ -197,9 +197,9 @@ def test_the_edges_of_a_draft(world: World) -> None:
     end = NOON.replace(hour=13) - MS
     world.lago.organization.add_invoice(TEAM, (NOON, end))
     times = (NOON - MS, NOON, end, end + MS)
-    world.write(*(row(f"r-{number}", at) for number, at in enumerate(times)))
+    world.write(*(row(f"r-of-{number}", at) for number, at in enumerate(times)))
     world.day()
-    assert world.held() == {"r-0": "period_closed", "r-3": "period_closed"}
+    assert world.held() == {"r-of-0": "period_closed", "r-of-3": "period_closed"}
 
 
 def test_push_sends_rows_of_closed_periods(world: World) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-
 from conftest import Lago
+
 from reconcile.document import Document, EventTotals, RowTotals
 from reconcile.event import transaction_id
 from reconcile.job import Order, Result, run
@@ -64,7 +64,7 @@ def rows_of(day: datetime, count: int, name: str = "r", **changes: Any) -> list[
     """`count` rows spread over a day, each with a cost of its own."""
     step = NIGHT / (count + 1)
     return [
-        row(f"{name}-{number}", _whole(day + step * (number + 1)), spend=round(0.001 * (number + 1), 6), **changes)
+        row(f"{name}-of-{number}", _whole(day + step * (number + 1)), spend=round(0.001 * (number + 1), 6), **changes)
         for number in range(count)
     ]
 
@@ -171,6 +171,14 @@ class World:
             (self.lago.organization.id, transaction),
         )
 
+    def delete_raw(self, transaction: str) -> None:
+        """The same on a ClickHouse store."""
+        with psycopg.connect(self.lago.stand_in.database_url) as connection:  # also from the server's threads
+            connection.execute(
+                "DELETE FROM lago.events_raw WHERE organization_id = %s AND transaction_id = %s",
+                (self.lago.organization.id, transaction),
+            )
+
     def requests(self) -> Counter[str]:
         """Requests since they were last asked for: `count`, `list`, `send`, or the path of another."""
         seen = list(self.lago.stand_in.requests)
@@ -179,7 +187,9 @@ class World:
 
     # --- the job
 
-    def run(self, start: datetime, end: datetime, command: str = "run", *, dry_run: bool = False, **settings: str) -> Result:
+    def run(
+        self, start: datetime, end: datetime, command: str = "run", *, dry_run: bool = False, **settings: str
+    ) -> Result:
         """One run over [start, end). Whatever a test is about, the books balance."""
         result = run(self.configured(**settings), Order(command, Window(start, end), dry_run))
         balanced(result.document)
@@ -211,7 +221,10 @@ def balanced(document: Document) -> None:
         named = [totals for name, totals in classes.items() if name != "total"]
         assert sum(named, nothing) == classes["total"]
     for groups in (document.by_charge_id, document.by_day, document.by_model):
-        assert sum((group.rows["total"] for group in groups if "total" in group.rows), RowTotals()) == document.rows["total"]
+        assert (
+            sum((group.rows["total"] for group in groups if "total" in group.rows), RowTotals())
+            == document.rows["total"]
+        )
         assert sum((group.events["total"] for group in groups), EventTotals()) == document.events["total"]
     for kind in ("held", "rejected"):
         assert sum(document.reasons[kind].values()) == document.rows[kind].count
@@ -238,7 +251,17 @@ def findings(document: Document) -> dict[str, int]:
 def figures(document: Document) -> dict[str, Any]:
     """Everything in a document that is about the window, and not about the run."""
     about = document.as_json(None)
-    names = ("rows", "events", "reasons", "reason_spend", "ambiguous", "by_charge_id", "by_model", "by_day", "discrepancies")
+    names = (
+        "rows",
+        "events",
+        "reasons",
+        "reason_spend",
+        "ambiguous",
+        "by_charge_id",
+        "by_model",
+        "by_day",
+        "discrepancies",
+    )
     return {name: about[name] for name in names}
 
 
