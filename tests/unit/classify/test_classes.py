@@ -269,6 +269,10 @@ class TestLive:
         assert one([row()], [live(at=6, **changes)]) == (["missing: not_sent"], ["orphan: no_row"])
         assert one([row()], [live(at=-3, **changes)]) == (["missing: not_sent"], ["orphan: no_row"])
 
+    def test_what_is_no_amount_on_either_side_is_not_equal(self) -> None:
+        rows, events = one([row(spend=NAN)], [live(response_cost=NAN, malformed=True)])
+        assert (rows, events) == (["mismatched: cost"], ["mismatched: cost"])
+
     def test_misdirected(self) -> None:
         label = "misdirected: other_subscription"
         assert one([row()], [live(subscription_id="b")]) == ([label], [label])
@@ -350,6 +354,11 @@ class TestDuplicates:
         assert told_events(settle(rows, events))[f"e a {BASE + 3}"]["row_request_id"] == "r2"
         sliced = told_events(*settle_in_slices(rows, events, [BASE + 4]))
         assert sliced[f"e a {BASE + 3}"]["row_request_id"] == "r2"
+
+    def test_of_two_rows_at_one_time_it_names_the_first_by_name(self) -> None:
+        rows = [row("r2"), row("r1")]
+        told = told_events(settle(rows, [*map(own, rows), live("e", at=3)]))
+        assert told[f"e a {BASE + 3}"]["row_request_id"] == "r1"
 
     def test_a_duplicate_is_not_another_rows_event_with_other_tokens_or_model(self) -> None:
         rows = [row("r1"), row("r2", total_tokens=15), row("r3", model="openai/other", model_group="")]
@@ -441,6 +450,16 @@ class TestAmbiguous:
     def test_within_before_and_after_of_one_another(self) -> None:
         assert self.names([row("r1"), row("r2", at=7)], [live()]) == ["r1", "r2"]
         assert self.names([row("r1"), row("r2", at=8)], [live()]) == []
+
+    @pytest.mark.parametrize("horizon", range(9))
+    def test_in_any_slicing(self, horizon: int) -> None:
+        parts = settle_in_slices([row("r1"), row("r2", at=7)], [live()], [BASE + horizon])
+        assert [r["ambiguous"] for r in told_rows(*parts).values()] == [True, True]
+
+    def test_the_name_decides_between_rows_of_one_time(self) -> None:
+        for names in (("r1", "r2"), ("r2", "r1")):
+            told = told_rows(settle([row(name) for name in names], [live()]))
+            assert {name: r["class"] for name, r in told.items()} == {"r1": "matched_live", "r2": "missing"}
 
     def test_all_rows_of_a_chain_are_counted(self) -> None:
         rows = [row(f"r{i}", at=7 * i) for i in range(4)]

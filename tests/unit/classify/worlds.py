@@ -231,33 +231,62 @@ OWN_CHANGES: tuple[Record, ...] = (
 )
 
 
-def random_row(chance: Random, costs: Sequence[float]) -> Record:
-    prompt, completion = chance.choice(COUNTS)
-    team = chance.choice(TEAMS)
-    return row(
-        at=chance.randint(0, 14),
-        charge_id=team,
-        subscription_id=team,
-        spend=chance.choice(costs),
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        total_tokens=prompt + completion,
-        **chance.choice(MODELS),
-    )
+def random_rows(chance: Random, costs: Sequence[float]) -> list[Record]:
+    """Up to MOST rows, a third of them twins of others at times that are near, or the same."""
+    rows: list[Record] = []
+    for _ in range(chance.randint(0, MOST)):
+        at = chance.randint(0, 14)
+        if rows and chance.random() < 0.33:
+            twin = chance.choice(rows)
+            rows.append(_moved(twin, chance.choice((0, 0, 1, 4, 7, 8)), ""))
+            continue
+        prompt, completion = chance.choice(COUNTS)
+        team = chance.choice(TEAMS)
+        rows.append(
+            row(
+                at=at,
+                charge_id=team,
+                subscription_id=team,
+                spend=chance.choice(costs),
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                total_tokens=prompt + completion,
+                **chance.choice(MODELS),
+            )
+        )
+    return rows
 
 
-def random_live(chance: Random, costs: Sequence[float]) -> Record:
-    prompt, completion = chance.choice(COUNTS)
-    carried = chance.choice(CARRIED)
-    counts = zip(NO_TOKENS, (prompt, completion, prompt + completion), strict=True)
-    told: Record = {n: float(c) if carried & (1 << b) else float("nan") for b, (n, c) in enumerate(counts)}
-    team = chance.choice(TEAMS)
-    cost = chance.choice((*costs, None))
+def random_live(chance: Random, costs: Sequence[float], rows: Sequence[Record]) -> list[Record]:
+    """Up to MOST events, half of them with the values of some row, but for one at times."""
+    return [_random_event(chance, costs, rows) for _ in range(chance.randint(0, MOST))]
+
+
+def _random_event(chance: Random, costs: Sequence[float], rows: Sequence[Record]) -> Record:
+    counts, carried = chance.choice(COUNTS), chance.choice(CARRIED)
+    team, cost, model = chance.choice(TEAMS), chance.choice((*costs, None)), chance.choice(SENT_MODELS)
+    at = chance.randint(-2, 18)
+    if rows and chance.random() < 0.5:
+        of = chance.choice(rows)
+        off = chance.choice(("", "", "", "team", "cost", "model", "counts", "time"))
+        team = team if off == "team" else of["subscription_id"]
+        cost = cost if off == "cost" else of["spend"]
+        model = (
+            model
+            if off == "model"
+            else chance.choice((of["model"].partition("/")[2] or of["model"], of["model_group"] or model))
+        )
+        counts = counts if off == "counts" else (of["prompt_tokens"], of["completion_tokens"])
+        at = at if off == "time" else of["usage_ms"] - BASE + chance.randint(-2, 5)
+    told: Record = {
+        name: float(count) if carried & (1 << bit) else float("nan")
+        for bit, (name, count) in enumerate(zip(NO_TOKENS, (*counts, sum(counts)), strict=True))
+    }
     return live(
-        at=chance.randint(-2, 18),
+        at=at,
         subscription_id=team,
         charge_id=team,
-        model=chance.choice(SENT_MODELS),
+        model=model,
         response_cost=float("nan") if cost is None else cost,
         cost_null=cost is None,
         **told,
@@ -266,28 +295,23 @@ def random_live(chance: Random, costs: Sequence[float]) -> Record:
 
 def live_world(chance: Random, slots: int, lanes: int, costs: Sequence[float] = COSTS) -> World:
     """Billable rows and live events: `slots` x `lanes` small worlds that know nothing of one another."""
-    return _side_by_side(
-        chance,
-        slots,
-        lanes,
-        lambda: World(
-            [random_row(chance, costs) for _ in range(chance.randint(0, MOST))],
-            [random_live(chance, costs) for _ in range(chance.randint(0, MOST))],
-        ),
-    )
+
+    def small() -> World:
+        rows = random_rows(chance, costs)
+        return World(rows, random_live(chance, costs, rows))
+
+    return _side_by_side(chance, slots, lanes, small)
 
 
 def any_world(chance: Random, slots: int, lanes: int) -> World:
     """The same with everything that can come: rows of every kind, broken events, events that reconcile sent."""
-    world = _side_by_side(
-        chance,
-        slots,
-        lanes,
-        lambda: World(
-            [random_row(chance, COSTS) | chance.choice(ROW_CHANGES) for _ in range(chance.randint(0, MOST))],
-            [random_live(chance, COSTS) | chance.choice(LIVE_CHANGES) for _ in range(chance.randint(0, MOST))],
-        ),
-    )
+
+    def small() -> World:
+        rows = random_rows(chance, COSTS)
+        events = [event | chance.choice(LIVE_CHANGES) for event in random_live(chance, COSTS, rows)]
+        return World([record | chance.choice(ROW_CHANGES) for record in rows], events)
+
+    world = _side_by_side(chance, slots, lanes, small)
     rows, events = [], list(world.events)
     for record in world.rows:
         kind = chance.choice(("none", "none", "own", "both", "others", "again", "ledger"))
