@@ -179,7 +179,13 @@ class Service:
         if planned is None:  # it was taken out while a retry was waiting
             return
         pause = self._runner.work(planned)
-        if pause is not None and not self._stop.is_set():
+        if self._stop.is_set():
+            return
+        if pause is None:
+            found = self._scheduler.get_job(name)
+            next_at = None if found is None else found.next_run_time.isoformat(timespec="seconds")
+            log.info("waiting for the next firing", job=name, at=next_at)
+        else:
             again_at = datetime.now(UTC) + pause
             log.info("trying again later", job=name, at=again_at.isoformat(timespec="seconds"))
             self._scheduler.add_job(

@@ -32,12 +32,15 @@ def test_every_night_once_also_when_the_clocks_go_back(world: World) -> None:
     process = world.start("2026-10-23T12:00Z", RECONCILE_METRICS_ADDRESS="127.0.0.1:0")
     port = process.saw("metrics served")["port"]
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     for night in ("2026-10-24T00:30:01Z", "2026-10-25T00:30:01Z"):  # 02:30 in summer
         process.at(night)
         process.saw("job ends", exit_code=0, job="nightly")
+        process.saw("waiting for the next firing")
     process.at("2026-10-25T01:30:01Z")  # 02:30 once more, in winter
     process.signal(signal.SIGHUP)  # the scheduler has looked at its jobs when it is answered
     process.saw("cron.yaml taken")
+    process.saw("waiting for the next firing")
     process.at("2026-10-26T01:30:01Z")
     process.saw("job ends", exit_code=0)
     ends = [
@@ -68,11 +71,14 @@ def test_the_hour_that_is_skipped_does_not_skip_the_night(world: World) -> None:
     world.cron(NIGHTLY)
     process = world.start("2026-03-28T12:00Z")
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     process.at("2026-03-29T01:29:59Z")
     process.signal(signal.SIGHUP)
     process.saw("cron.yaml taken")
+    process.saw("waiting for the next firing")
     process.at("2026-03-29T01:30:01Z")  # 03:30; there is no 02:30
     process.saw("job ends", exit_code=0)
+    process.saw("waiting for the next firing")
     process.at("2026-03-30T00:30:01Z")
     process.saw("job ends", exit_code=0)
     assert len(world.runs()) == 2
@@ -84,6 +90,7 @@ def test_a_week_that_was_missed_is_one_run_over_all_of_it(world: World) -> None:
     world.add_rows(*days)
     process = world.start("2026-11-02T20:00Z")
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     process.at("2026-11-03T01:30:01Z")
     process.saw("job ends", exit_code=0)
     process.signal(signal.SIGTERM)
@@ -101,6 +108,7 @@ def test_a_week_that_was_missed_is_one_run_over_all_of_it(world: World) -> None:
 
     process = world.start("2026-11-10T08:00Z")  # nothing is due
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     process.at("2026-11-11T01:30:01Z")
     process.saw("job ends", exit_code=0)
     assert not any(line["event"] == "catching up" for line in process.lines)
@@ -137,8 +145,10 @@ def test_a_changed_file_is_taken_and_a_broken_one_is_not(world: World) -> None:
         NIGHTLY.replace("nightly", "evening").replace("30 2", "30 22") + '  never: {cron: "0 0 29 2 *", command: run}\n'
     )
     process.saw("cron.yaml taken", jobs=["evening", "never"])
+    process.saw("waiting for the next firing", job="evening")
     process.at("2026-11-02T21:30:01Z")
     process.saw("job ends", job="evening", exit_code=0)
+    process.saw("waiting for the next firing", job="evening")
     process.at("2026-11-03T01:30:01Z")
     process.signal(signal.SIGHUP)
     process.saw("cron.yaml taken")
@@ -156,6 +166,7 @@ def test_sigterm_in_the_middle_of_a_delivery(world: World) -> None:
     world.lago.faults.answer(429, after=1, times=1, method="POST", headers={"x-ratelimit-reset": "3600"}, body=b"")
     process = world.start("2026-11-02T20:00Z", RECONCILE_CONCURRENCY="1")
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     process.at("2026-11-03T01:30:01Z")
     process.saw("job begins")
     world.sees_posts(2)
@@ -178,6 +189,7 @@ def test_sigterm_while_lago_hangs(world: World) -> None:
     world.lago.faults.hang(method="POST")
     process = world.start("2026-11-02T20:00Z", RECONCILE_TIMEOUT="1h", STOP_SECONDS="0.5")
     process.saw("schedule at work")
+    process.saw("waiting for the next firing")
     process.at("2026-11-03T01:30:01Z")
     world.sees_posts(1)
     process.signal(signal.SIGTERM)
