@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -32,11 +33,10 @@ from .world import (
 DAYS = ("--from", "2025-11-20", "--to", "2025-11-20")
 
 
-def event_of(of: dict[str, object]) -> dict[str, object]:
+def event_of(of: dict[str, Any]) -> dict[str, Any]:
     """A row's own event, as the job sends it."""
     event = live_event(of, own_id(of))
-    ended = of["endTime"]
-    event["timestamp"] = f"{ended.timestamp():.3f}"  # type: ignore[attr-defined]
+    event["timestamp"] = f"{of['endTime'].timestamp():.3f}"
     event["properties"]["request_id"] = of["request_id"]
     return event
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 import pytest
 
 from reconcile.errors import NotVisibleFault
@@ -27,8 +30,8 @@ MUCH_LATER = DAY + 90 * NIGHT
 NEXT_NIGHT = DAY + NIGHT
 
 
-def held_row(world: World, **changes: object) -> dict[str, object]:
-    found = row("a", NOON, spend=1.5, **changes)
+def held_row(world: World) -> dict[str, Any]:
+    found = row("a", NOON, spend=1.5)
     world.write(found)
     assert world.nightly(NEXT_NIGHT).exit_code == 1
     assert world.held() == {"a": "no_subscription"}
@@ -57,15 +60,15 @@ def test_long_before_the_window(world: World) -> None:
 
 
 @pytest.mark.parametrize("now", [NEXT_NIGHT + NIGHT, MUCH_LATER], ids=["in the window", "long before it"])
-def test_after_litellm_deleted_the_row(world: World, now: object) -> None:
+def test_after_litellm_deleted_the_row(world: World, now: datetime) -> None:
     """The ledger holds all that the event is made from."""
     held = held_row(world)
     world.delete_started(DAY, NEXT_NIGHT)
     for _ in range(2):
-        world.nightly(now)  # type: ignore[arg-type]
+        world.nightly(now)
         assert world.held() == {"a": "no_subscription"}
     world.subscribe()
-    ran = world.nightly(now)  # type: ignore[arg-type]
+    ran = world.nightly(now)
     assert late_in(ran.document) == {"delivered": 1}
     assert (world.billed(), world.held()) == ({("a", TEAM): 1}, {})
     (sent,) = world.lago.organization.stored_events()

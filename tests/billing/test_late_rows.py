@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -33,8 +34,8 @@ NEXT_NIGHT = DAY + NIGHT
 MUCH_LATER = DAY + 21 * NIGHT
 
 
-def call(name: str, hours: float, ended: object = NOON, **changes: object) -> dict[str, object]:
-    return row(name, ended, seconds=hours * 3600, **changes)  # type: ignore[arg-type]
+def call(name: str, hours: float, ended: datetime = NOON) -> dict[str, Any]:
+    return row(name, ended, seconds=hours * 3600)
 
 
 def test_hours_leave_their_counts(world: World) -> None:
@@ -200,7 +201,7 @@ def test_a_long_call_is_no_orphan_afterwards(world: World, own: bool) -> None:
     long = call("long", 5 * 24, DAY + 5 * NIGHT + 90 * timedelta(minutes=1))
     world.write(long)
     if not own:
-        world.live(long["endTime"] + 30 * MS, live_event(long, "live-1"))  # type: ignore[operator]
+        world.live(long["endTime"] + 30 * MS, live_event(long, "live-1"))
     world.nightly(DAY + 6 * NIGHT)
     # This window cuts the slice of its end, so it is read anew.
     ran = world.run(DAY + 5 * NIGHT + HOUR + 7 * timedelta(minutes=1), DAY + 7 * NIGHT)

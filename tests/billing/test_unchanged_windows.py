@@ -204,7 +204,7 @@ def test_a_slice_that_disagrees_is_read_every_time(world: World, spy: Spy) -> No
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_another_setting_reads_everything(world: World, spy: Spy, setting: dict[str, str]) -> None:
+def test_another_setting_reads_everything(world: World, spy: Spy, setting: dict[str, Any]) -> None:
     agreed(world)
     spy.read()
     world.day(**setting)
@@ -212,7 +212,7 @@ def test_another_setting_reads_everything(world: World, spy: Spy, setting: dict[
 
 
 @pytest.mark.parametrize("setting", [{"RECONCILE_FAIL_ON": "missing"}, {"RECONCILE_LATE": "push"}])
-def test_settings_that_decide_no_class_read_nothing(world: World, spy: Spy, setting: dict[str, str]) -> None:
+def test_settings_that_decide_no_class_read_nothing(world: World, spy: Spy, setting: dict[str, Any]) -> None:
     agreed(world)
     spy.read()
     world.day(**setting)

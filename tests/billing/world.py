@@ -199,7 +199,7 @@ class World:
     def day(self, day: datetime = DAY, command: str = "backfill", **settings: Any) -> Result:
         return self.run(day, day + NIGHT, command, **settings)
 
-    def nightly(self, now: datetime, **settings: str) -> Result:
+    def nightly(self, now: datetime, **settings: Any) -> Result:
         """`reconcile run`, as it is at `now`."""
         return self.run(now - LOOKBACK, now, "run", **settings)
 
