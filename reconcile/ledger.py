@@ -21,6 +21,7 @@ import pandas as pd
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError, SQLAlchemyError
@@ -109,7 +110,12 @@ class Ledger:
                 connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
             config = _alembic()
             config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
+            try:
+                alembic.command.upgrade(config, "head")
+            except CommandError:  # it does not know the revision that it found
+                raise PreflightError(
+                    f"RECONCILE_STATE_URL: {self.where} holds the schema of a newer reconcile; install that version"
+                ) from None
         return True
 
     def _revision(self, connection: Connection) -> str | None:

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 
 from reconcile import job
+from reconcile.errors import PreflightError
 from reconcile.job import Order
-from reconcile.preflight import checks
+from reconcile.preflight import checks, open_ledger
 from reconcile.settings import load
 from reconcile.window import Window
 
@@ -82,3 +83,12 @@ def test_the_state_user_cannot_read_litellm(users: dict[str, str]) -> None:
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute('SELECT 1 FROM "LiteLLM_SpendLogs"')
+
+
+def test_a_schema_of_a_newer_version_is_refused(world: World) -> None:
+    settings = load(world.environment, None)
+    with open_ledger(settings) as ledger:
+        ledger.migrate()
+        world.execute("UPDATE reconcile.alembic_version SET version_num = '9999'")
+        with pytest.raises(PreflightError, match="holds the schema of a newer reconcile"):
+            ledger.migrate()
