@@ -105,8 +105,10 @@ class Ledger:
         with self._begin() as connection:
             # Two first runs at once: the second waits here, and finds the work done.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('reconcile.migrate'))"))
-            # IF NOT EXISTS would ask for the right to create schemas even where this one is there.
-            if connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": SCHEMA}) is None:
+            # IF NOT EXISTS would ask for the right to create schemas even where this one is there, and it and
+            # to_regnamespace may answer from a cache that is older than the wait for the lock.
+            there = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
+            if not connection.scalar(there, {"name": SCHEMA}):
                 connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
             config = _alembic()
             config.attributes["connection"] = connection
