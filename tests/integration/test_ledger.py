@@ -88,6 +88,23 @@ def test_a_user_without_rights_is_told_the_way_out(
     assert "reader-secret" not in message
 
 
+def test_a_user_who_owns_the_schema_needs_no_other_right(
+    postgres_url: str, empty_database_url: str, open_ledger: Callable[[str], Ledger]
+) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS keeper")
+        connection.execute("CREATE ROLE keeper LOGIN PASSWORD 'keeper-secret'")
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("CREATE SCHEMA reconcile AUTHORIZATION keeper")
+    parts = urlsplit(empty_database_url)
+    ledger = open_ledger(urlunsplit(parts._replace(netloc=f"keeper:keeper-secret@{parts.hostname}:{parts.port}")))
+    assert ledger.migrate()
+    assert ledger.is_current()
+    ledger.close()
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("DROP OWNED BY keeper")
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
