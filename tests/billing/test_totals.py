@@ -65,6 +65,18 @@ def test_rows_that_the_spend_log_has_lost(world: World) -> None:
     assert len(world.billed()) == 1
 
 
+def test_each_team_on_each_day(world: World) -> None:
+    teams = ("team-a", "team-b", "team-c")
+    for number, day in enumerate((DAY, DAY + NIGHT, DAY + 2 * NIGHT)):
+        for place, team in enumerate(teams):
+            count = 1 + number * 3 + place
+            world.write(*rows_of(day, count, f"{team}-{number}", team_id=team))
+            daily(
+                world, count, 30 * count, sum(round(0.001 * (one + 1), 6) for one in range(count)), day=day, team=team
+            )
+    assert gaps(world.run(DAY, DAY + 3 * NIGHT, "report").document) == []
+
+
 def test_the_day_is_that_of_the_start(world: World) -> None:
     """LiteLLM counts a request on the UTC day of its start; its usage time may lie in the next window."""
     world.subscribe()
