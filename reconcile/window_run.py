@@ -67,7 +67,9 @@ class WindowRun:
     def _read_and_take(self) -> None:
         context, timing = self._context, self._context.timing
         _ = context.coverage
-        feed = RowFeed(context.sides.spend_logs, self._wide, context.settings.max_call)
+        # Every event that is read finds its row: rows are read from one reach earlier on.
+        rows_from = widen(self._wide, context.settings.match_after, timedelta(0))
+        feed = RowFeed(context.sides.spend_logs, rows_from, context.settings.max_call)
         with ThreadPoolExecutor(_AHEAD, thread_name_prefix="list") as pool:
             listings = _Ahead(pool, self._parts, lambda part: context.list_events(part.start, part.end))
             for number, part in enumerate(self._parts):

@@ -229,6 +229,7 @@ def prepare_events(events: pd.DataFrame, rules: Rules, vocabulary: Vocabulary) -
             "hint": np.zeros(len(events), np.int8),
             "hint_ms": np.zeros(len(events), np.int64),
             "hint_spend": np.full(len(events), np.nan),
+            **{f"hint_{name}": np.full(len(events), np.nan) for name in TOKENS},
             "hint_request_id": pd.array([""], dtype="str").take(np.zeros(len(events), np.int64)),
         }
     )

@@ -1,9 +1,9 @@
 """One-to-one pairs of rows and events that are equal in content and near in time. Pure: arrays in, arrays out.
 
 Items of one key are equal; a row at time t reaches the events stamped within `[t - before, t + after]`. Per key the
-largest possible number of pairs is found, and among those choices the one with the smallest total distance in time:
-so the row whose event is truly missing is the one left over wherever time can tell, and a neighbour just outside what
-was read cannot push a whole chain of identical requests one place along.
+largest possible number of pairs is found. Where that leaves a choice, an event goes to the latest row that it can
+belong to: so the row left over lies near the one whose event is truly missing, and a neighbour just outside what was
+read cannot push a whole chain of identical requests one place along.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Names = Callable[[Ints], list[Any]]  # what orders the items at the given positions where their times are equal
-
-# A segment whose table of choices is larger than this is paired first come, first served: the number of pairs stays
-# the largest possible, only the nearness is not minimized.
-_CELLS = 4_000_000
 
 
 class Reach(NamedTuple):
@@ -82,7 +78,7 @@ def pair(
     row_counts = np.bincount(row_segment, minlength=count)
     event_counts = np.bincount(event_segment, minlength=count)
 
-    # As many rows as events, and each within reach when taken in order: no choice is nearer.
+    # As many rows as events, and each within reach when taken in order: there is nothing to choose.
     even = row_counts == event_counts
     even_rows, even_events = rows[even[row_segment]], events[even[event_segment]]
     distance = event_times[even_events] - row_times[even_rows]
@@ -96,7 +92,7 @@ def pair(
     for segment in np.flatnonzero(~even & (row_counts > 0) & (event_counts > 0)).tolist():
         own_rows = rows[row_start[segment] : row_start[segment + 1]]
         own_events = events[event_start[segment] : event_start[segment + 1]]
-        left, right = nearest(row_times[own_rows].tolist(), event_times[own_events].tolist(), reach)
+        left, right = choose(row_times[own_rows].tolist(), event_times[own_events].tolist(), reach)
         paired_rows.append(own_rows[left])
         paired_events.append(own_events[right])
     return np.concatenate(paired_rows), np.concatenate(paired_events)
@@ -117,73 +113,40 @@ def segments(row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Int
     return numbers[: len(row_keys)], numbers[len(row_keys) :]
 
 
-def nearest(rows: list[int], events: list[int], reach: Reach) -> tuple[list[int], list[int]]:
-    """The largest number of pairs of two sorted lists of times, and among those the least total distance.
+def choose(rows: list[int], events: list[int], reach: Reach) -> tuple[list[int], list[int]]:
+    """The largest number of pairs of two sorted lists of times; which ones, where there is a choice, by `_latest`."""
+    latest, first_come = _latest(rows, events, reach), _first_come(rows, events, reach)
+    return latest if len(latest[0]) == len(first_come[0]) else first_come
 
-    Pairs of such a choice never need to cross, so a table over (rows looked at, events looked at) finds it. Only the
-    events in reach of a row are looked at for it.
+
+def _latest(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[list[int], list[int]]:
+    """Each event takes the latest free row that it can belong to; what was chosen is then paired in order of time.
+
+    What becomes of a row depends on nothing outside its reach, so that no edge of what was read can move the row that
+    is left over. It need not be the largest number of pairs.
     """
-    low, high = _reachable(rows, events, reach)
-    width = max(stop - start for start, stop in zip(low, high, strict=True)) + 1
-    if len(rows) * width > _CELLS:
-        return _first_come(rows, events, reach)
-    # A pair is worth more than all distances together, so that more pairs always win.
-    worth = reach.span * (min(len(rows), len(events)) + 1) + 1
-    # tables[i][c - start]: the best value when the first i + 1 rows and the first c events were looked at; below
-    # `start` no later row reaches any event, and above the end of the table nothing is gained.
-    tables: list[tuple[int, list[int]]] = []
-    start, table = 0, [0]
-    for row, (first, stop) in enumerate(zip(low, high, strict=True)):
-        time = rows[row]
-        before_start, before = start, table
-        last = len(before) - 1
-        start, table = first, []
-        best = 0
-        for looked_at in range(first, stop + 1):
-            place = min(looked_at - before_start, last)
-            value = before[place]
-            if looked_at > first:
-                value = max(value, best)
-                taken = min(looked_at - 1 - before_start, last)
-                value = max(value, before[taken] + worth - abs(events[looked_at - 1] - time))
-            table.append(value)
-            best = value
-        tables.append((start, table))
-
-    left: list[int] = []
-    right: list[int] = []
-    row, looked_at = len(rows) - 1, high[-1]
-    while row >= 0:
-        start, table = tables[row]
-        if looked_at < start:
-            row -= 1
-            continue
-        place = min(looked_at - start, len(table) - 1)
-        looked_at = start + place
-        value = table[place]
-        previous_start, previous = tables[row - 1] if row else (0, [0])
-        if value == previous[min(looked_at - previous_start, len(previous) - 1)]:
-            row -= 1
-        elif place and value == table[place - 1]:
-            looked_at -= 1
-        else:
-            left.append(row)
-            right.append(looked_at - 1)
-            row -= 1
-            looked_at -= 1
-    return left[::-1], right[::-1]
-
-
-def _reachable(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[list[int], list[int]]:
-    """For each row the half-open range of the events in reach."""
-    times = np.asarray(events)
-    wanted = np.asarray(rows)
-    low = np.searchsorted(times, wanted - reach.before, side="left")
-    high = np.searchsorted(times, wanted + reach.after, side="right")
-    return low.tolist(), high.tolist()
+    free: list[int] = []
+    chosen_rows: list[int] = []
+    chosen_events: list[int] = []
+    row = 0
+    for event, time in enumerate(events):
+        while row < len(rows) and rows[row] <= time:
+            free.append(row)
+            row += 1
+        if free and time <= rows[free[-1]] + reach.after:
+            chosen_rows.append(free.pop())
+            chosen_events.append(event)
+    # A clock that is off may have stamped the others before their rows.
+    rest_rows = sorted(set(range(len(rows))) - set(chosen_rows))
+    rest_events = sorted(set(range(len(events))) - set(chosen_events))
+    more_rows, more_events = _first_come([rows[i] for i in rest_rows], [events[i] for i in rest_events], reach)
+    chosen_rows += [rest_rows[i] for i in more_rows]
+    chosen_events += [rest_events[i] for i in more_events]
+    return sorted(chosen_rows), sorted(chosen_events)
 
 
 def _first_come(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[list[int], list[int]]:
+    """Each row takes the first event in reach that is left: no choice has more pairs, since reach is equally wide."""
     left, right = [], []
     row = event = 0
     while row < len(rows) and event < len(events):

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reconcile.classify.content import Bools
 from reconcile.classify.frames import (
+    ALL_TOKENS,
     KIND,
     KINDS,
     REASON,
@@ -38,7 +40,7 @@ Texts = npt.NDArray[np.object_]
 Pairing = Callable[[pd.DataFrame, pd.DataFrame, Rules, Vocabulary], Pairs]
 
 _HAS_EVENT = (KIND["matched"], KIND["matched_live"], KIND["mismatched"], KIND["misdirected"])
-_HINTS = ("hint", "hint_ms", "hint_request_id", "hint_spend")
+_HINTS = ("hint", "hint_ms", "hint_request_id", "hint_spend", *(f"hint_{name}" for name in TOKENS))
 _HINT_RANK = {REASON["same_content"]: 0, REASON["excluded_row"]: 1}
 _FOREVER = np.iinfo(np.int64).max
 
@@ -183,6 +185,7 @@ class Classification:
                         "hint_ms": twins["usage_ms"].to_numpy(),
                         "hint_request_id": twins["request_id"].array,
                         "hint_spend": twins["spend"].to_numpy(),
+                        **{f"hint_{name}": twins[name].to_numpy(np.float64) for name in TOKENS},
                     },
                     index=waiting[met],
                 )
@@ -198,21 +201,22 @@ class Classification:
     def _explain_leftovers(self, work: _Work) -> None:
         """The end of the window: what is left on both sides, with one value off or on another subscription.
 
-        An event that repeats a row which has its event is not taken for another row's with other tokens or another
-        model: where costs are zero, such coincidences are common. With another cost it is: a guardrail's cost can make
-        two equal calls differ in nothing else.
+        An event that repeats a row which has its event is not taken for another row's with other tokens, another model
+        or another subscription: among equal requests such coincidences are common. With another cost it is: a
+        guardrail's cost can make two equal calls differ in nothing else, and sending would bill twice.
         """
         row_places, event_places = work.waiting()
-        stages = Stages(work.rows.take(row_places), work.events.take(event_places), self.rules.reach)
-        rows, events = np.arange(len(row_places)), np.arange(len(event_places))
         repeats = work.events["hint"].to_numpy()[event_places] == REASON["same_content"]
+        told = _with_tokens_of_twins(work.events.take(event_places), repeats)
+        stages = Stages(work.rows.take(row_places), told, self.rules.reach)
+        rows, events = np.arange(len(row_places)), np.arange(len(event_places))
         for what in ("cost", "tokens", "model"):
             allowed = events if what == "cost" else events[~repeats[events]]
             paired_rows, paired_events = stages.one_off(what, rows, allowed)
             work.pair(row_places[paired_rows], event_places[paired_events], "mismatched", what)
             rows = rows[work.kind_of_rows[row_places[rows]] == 0]
             events = events[work.kind_of_events[event_places[events]] == 0]
-        paired_rows, paired_events = stages.elsewhere(rows, events)
+        paired_rows, paired_events = stages.elsewhere(rows, events[~repeats[events]])
         work.pair(row_places[paired_rows], event_places[paired_events], "misdirected", "other_subscription")
 
     def _finish(self, work: _Work, *, last: bool) -> None:
@@ -336,6 +340,17 @@ class _Work:
             row_request_id=request_id.array,
             row_spend=row_spend,
         )
+
+
+def _with_tokens_of_twins(events: pd.DataFrame, repeats: Bools) -> pd.DataFrame:
+    """The events, those that repeat a row with the token counts of that row.
+
+    An event of `/v1/responses` carries none, and would pass for any row of its model with another cost.
+    """
+    if not repeats.any():
+        return events
+    known = {name: np.where(repeats, events[f"hint_{name}"], events[name]) for name in TOKENS}
+    return events.assign(**known, carried=np.where(repeats, ALL_TOKENS, events["carried"]).astype(np.int8))
 
 
 def _taken(column: pd.Series, places: Ints) -> pd.api.extensions.ExtensionArray:

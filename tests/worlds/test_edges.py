@@ -140,19 +140,13 @@ def bot_events(rows: Sequence[Row], latency: str, without: int | None = None) ->
     ]
 
 
-# One call takes the event of the next one where that is nearer in time, all along the chain. Where the halo cuts the
-# chain between a row and its event, the row left over may then lie hours away, inside the window: it is sent although
-# its event is there; or an event without its row hides one that was lost.
-CUT_CHAIN = pytest.mark.xfail(strict=True, reason="a chain of equal calls longer than the halo is paired from its ends")
-
-
 @pytest.mark.parametrize(
     ("latency", "windows"),
     [
         *[pytest.param("at once", windows, id=f"at once, {name}") for name, windows in WINDOWINGS.items()],
         *[pytest.param("up to 20 s", windows, id=f"up to 20 s, {name}") for name, windows in WINDOWINGS.items()],
         pytest.param("up to 20 s", MINUTES, id="up to 20 s, minute by minute"),
-        pytest.param("5 to 20 s", WINDOWINGS["day by day"], id="5 to 20 s, day by day", marks=CUT_CHAIN),
+        pytest.param("5 to 20 s", WINDOWINGS["day by day"], id="5 to 20 s, day by day"),
         pytest.param("5 to 20 s", WINDOWINGS["both at once"], id="5 to 20 s, both at once"),
     ],
 )
@@ -173,8 +167,8 @@ def test_a_bot_across_midnight_with_every_event_there_is_sent_nothing(
     [
         pytest.param("at once", WINDOWINGS["day by day"], id="at once, day by day"),
         pytest.param("at once", WINDOWINGS["the second day first"], id="at once, the second day first"),
-        pytest.param("up to 20 s", WINDOWINGS["day by day"], id="up to 20 s, day by day", marks=CUT_CHAIN),
-        pytest.param("5 to 20 s", WINDOWINGS["day by day"], id="5 to 20 s, day by day", marks=CUT_CHAIN),
+        pytest.param("up to 20 s", WINDOWINGS["day by day"], id="up to 20 s, day by day"),
+        pytest.param("5 to 20 s", WINDOWINGS["day by day"], id="5 to 20 s, day by day"),
         pytest.param("5 to 20 s", WINDOWINGS["both at once"], id="5 to 20 s, both at once"),
         pytest.param("up to 20 s", WINDOWINGS["both, then day by day"], id="up to 20 s, both, then day by day"),
     ],
