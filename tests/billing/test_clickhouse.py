@@ -65,7 +65,7 @@ def test_killed_at_random_moments(clickhouse_world: World) -> None:
     chance = random.Random(4)
     for _ in range(3):
         world.requests()
-        process = world.start("backfill", *DAYS, RECONCILE_VISIBLE_WITHIN="10s", RECONCILE_CONCURRENCY="1")
+        process = world.start("backfill", *DAYS, RECONCILE_VISIBLE_WITHIN="3s", RECONCILE_CONCURRENCY="1")
         enough = chance.randrange(1, 4)
         while process.poll() is None and _sent(world) < enough:
             time.sleep(0.002)
@@ -73,7 +73,7 @@ def test_killed_at_random_moments(clickhouse_world: World) -> None:
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert 0 < len(world.billed()) < len(rows)
-    ran = world.day(RECONCILE_VISIBLE_WITHIN="10s")
+    ran = world.day(RECONCILE_VISIBLE_WITHIN="3s")
     assert (ran.exit_code, ran.document.rows["missing"].count) == (0, 0)
     assert world.billed() == Counter({(one["request_id"], TEAM): 1 for one in rows})
     # Copies under one identity are one event; nothing was ever sent under another millisecond.
