@@ -189,8 +189,11 @@ class Books:
             and sum(found.count for found in self.events.values()) == self._read_events.count
         )
 
-    def pack(self) -> bytes:
-        """The totals of books that agree, for `absorb`: what this run delivered stands as matched on both sides."""
+    def pack(self, started: list[list[Any]]) -> bytes:
+        """The totals of books that agree, for `absorb`: what this run delivered stands as matched on both sides.
+
+        `started` travels along: the rows per day of their start.
+        """
         agreed = Books(self._days)
         agreed._absorb(self)
         for (kind, charge_id, day), found in self.rows.items():
@@ -209,6 +212,7 @@ class Books:
             "event_models": [[*key, found.count, money(found.spend)] for key, found in agreed.event_models.items()],
             "reasons": [[*key, count, money(spend)] for key, (count, spend) in agreed.reasons.items()],
             "ambiguous": agreed.ambiguous,
+            "started": started,
             "discrepancies": [
                 {**entry, "usage_time": entry["usage_time"].isoformat()}
                 for entry in (
@@ -218,8 +222,8 @@ class Books:
         }
         return zlib.compress(orjson.dumps(content))
 
-    def absorb(self, packed: bytes) -> None:
-        """Adds the totals of a slice that an earlier run has packed."""
+    def absorb(self, packed: bytes) -> list[list[Any]]:
+        """Adds the totals of a slice that an earlier run has packed; gives what travelled along."""
         found = orjson.loads(zlib.decompress(packed))
         for kind, charge_id, day, *line in found["rows"]:
             self._add_key(self.rows, (kind, charge_id, date.fromisoformat(day)), _row_totals(line))
@@ -247,6 +251,8 @@ class Books:
                 elif name != "usage_time":
                     frame[name] = frame[name].astype("str")
             self._discrepancies.append(frame)
+        started: list[list[Any]] = found["started"]
+        return started
 
     def _absorb(self, other: Books) -> None:
         self.rows, self.events = dict(other.rows), dict(other.events)

@@ -18,6 +18,8 @@ import pandas as pd
 from reconcile.books import Books
 from reconcile.classify import no_rows
 from reconcile.context import Context, as_ms, moment
+from reconcile.document import RowTotals
+from reconcile.money import total
 from reconcile.settlement import Settlement, hold_reasons
 from reconcile.spend_logs import milliseconds
 from reconcile.unchanged import aligned, read_together
@@ -84,6 +86,7 @@ class LateRows:
         # Calls that ended in the window, but began too long before their end to be found by their start. The slices of
         # shorter ones are read anyway, since the hours that they began in have grown.
         self.in_window = self.rows[inside & long].reset_index(drop=True)
+        self._long = self.rows[long]
         self._before = self.rows[~inside].reset_index(drop=True)
 
     def must_read(self) -> list[Window]:
@@ -106,6 +109,7 @@ class LateRows:
         """Takes down that all rows of the hours that grew are reconciled, up to the end of the window."""
         if not self._found.grown:
             return
+        self._context.sides.ledger.keep_long_calls(self._context.sides.stream, self._long)
         hour_of = self.rows["start_ms"].to_numpy(np.int64) // _HOUR_MS
         read = dict(zip(*(part.tolist() for part in np.unique(hour_of, return_counts=True)), strict=True))
         self._context.sides.ledger.keep_hours(
@@ -116,6 +120,14 @@ class LateRows:
                 for hour in self._found.grown
             },
         )
+
+
+def known_long_calls(context: Context, window: Window) -> pd.DataFrame:
+    """The rows (ROWS) of calls longer than RECONCILE_MAX_CALL that ended in the window, found by earlier runs."""
+    sides = context.sides
+    starts = sides.ledger.long_calls(sides.stream, milliseconds(window.start), milliseconds(window.end))
+    found = [sides.spend_logs.rows(Window(moment(start), moment(start + 1)), window) for start in starts]
+    return pd.concat(found, ignore_index=True) if found else no_rows()
 
 
 class HeldRows:
@@ -156,6 +168,11 @@ class HeldRows:
             parts = aligned(window, context.settings.slice_length)
             WindowRun(context, parts, settlement, lambda part, rows, events: None, free).work()
             self.release()
+
+    def remaining(self) -> RowTotals:
+        """The rows outside the window that stay held back: this run could not send them either."""
+        spends = [float(entry["row"]["spend"]) for entry in self._undecided.values()]
+        return RowTotals(len(spends), total(np.array(spends, np.float64)))
 
     def release(self) -> None:
         """Forgets the rows that are settled for good."""

@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from reconcile import statements
 from reconcile.errors import DatabaseFault, LockedError, PreflightError, ReconcileError
-from reconcile.ledger_tables import SCHEMA, deliveries, held, hours, journal, runs, slices
+from reconcile.ledger_tables import SCHEMA, deliveries, held, hours, journal, long_calls, runs, slices
 
 _WRONG_ANSWER = re.compile(
     r"password authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|permission denied",
@@ -316,7 +316,29 @@ class Ledger:
                     delete(held).where(*_of(held, stream), held.c.request_id == request_id, held.c.start_ms == start_ms)
                 )
 
-    # --- hours and slices
+    # --- hours, long calls and slices
+
+    def long_calls(self, stream: Stream, usage_from_ms: int, usage_to_ms: int) -> list[int]:
+        """The starts (ms) of known long calls with a usage time in the half-open range."""
+        with self._begin() as connection:
+            found = connection.execute(
+                select(long_calls.c.start_ms)
+                .where(*_of(long_calls, stream))
+                .where(long_calls.c.usage_ms >= usage_from_ms, long_calls.c.usage_ms < usage_to_ms)
+                .distinct()
+            )
+            return sorted(int(start_ms) for (start_ms,) in found)
+
+    def keep_long_calls(self, stream: Stream, calls: pd.DataFrame) -> None:
+        """Remembers long calls: request_id, start_ms, usage_ms."""
+        if calls.empty:
+            return
+        entries = [
+            {**stream.key(), "request_id": request_id, "start_ms": start_ms, "usage_ms": usage_ms}
+            for request_id, start_ms, usage_ms in calls[["request_id", "start_ms", "usage_ms"]].itertuples(index=False)
+        ]
+        with self._begin() as connection:
+            connection.execute(upsert(long_calls).on_conflict_do_nothing(), entries)
 
     def hours(self, stream: Stream, start: datetime, end: datetime) -> pd.DataFrame:
         """The reconciled hours of "startTime": rows and peak (int64), indexed by datetime64[ms, UTC]."""

@@ -113,6 +113,18 @@ hours = Table(
     Column("run_id", Text, nullable=False),
 )
 
+# Calls longer than RECONCILE_MAX_CALL that a recount of old hours has found: their end alone does not lead to them.
+long_calls = Table(
+    "long_calls",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("charge_by", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True),
+    Column("usage_ms", BigInteger, nullable=False),
+)
+
 # The figures of slices that agreed, so that an unchanged one needs no reading. `fingerprint` covers the settings and
 # the row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals`
 # is compressed JSON.

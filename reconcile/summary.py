@@ -92,6 +92,13 @@ def _findings(work: Work, late: Mapping[str, RowTotals]) -> Iterator[Finding]:
                 late[name].count,
                 late[name].spend,
             )
+    if work.still_held.count:
+        yield Finding(
+            "still_held",
+            "rows from outside the window stay held back: no subscription covers them, or their period is closed",
+            work.still_held.count,
+            work.still_held.spend,
+        )
     if work.recount is not None and work.recount.cut_rows:
         costs = np.concatenate([*context.set_aside, np.empty(0)])
         yield Finding(

@@ -7,77 +7,43 @@ log lost. Lago's usage tells what it will put on the invoice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-import numpy as np
-import pandas as pd
-
 from reconcile.books import Books
 from reconcile.context import Context, moment
+from reconcile.day_totals import DAY_MS, DayTotals
 from reconcile.document import Finding, LagoUsage, SpendLogsGap
 from reconcile.lago import Usage
-from reconcile.money import add, decimal_of, total
+from reconcile.money import add, decimal_of
 from reconcile.spend_logs import milliseconds
 from reconcile.window import Window
 
-_DAY_MS = 86_400_000
 # Money sums of doubles in another order differ in the last digits.
 _MONEY_TOLERANCE = Decimal("0.000001")
 # Lago's usage is asked for so many charge IDs, those with most money first: two requests each.
 _ASKED = 200
-# LiteLLM drops every further row of a request ID that comes again: 'None' (BerriAI/litellm #39749), and the short
-# numbers that some servers count up from one after each start (#28376).
-_COMES_AGAIN = r"None|(?:[A-Za-z_]+-)?\d{1,9}"
 
 
-@dataclass(slots=True)
-class DayTotals:
-    """Rows per UTC day of their start and charge ID, as they are read."""
-
-    requests: dict[tuple[int, str], int] = field(default_factory=dict)
-    tokens: dict[tuple[int, str], int] = field(default_factory=dict)
-    spend: dict[tuple[int, str], Decimal] = field(default_factory=dict)
-    losing_ids: int = 0
-
-    def add(self, rows: pd.DataFrame) -> None:
-        """Takes rows (ROWS), each once."""
-        if rows.empty:
-            return
-        self.losing_ids += int(rows["request_id"].str.fullmatch(_COMES_AGAIN).sum())
-        day = rows["start_ms"].to_numpy(np.int64) // _DAY_MS
-        charge, names = pd.factorize(rows["charge_id"])
-        group = day * (len(names) + 1) + charge
-        order = np.argsort(group, kind="stable")
-        starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
-        tokens = rows["prompt_tokens"].to_numpy(np.int64) + rows["completion_tokens"].to_numpy(np.int64)
-        spend = rows["spend"].to_numpy(np.float64)
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
-            members = order[start:end]
-            key = (int(day[members[0]]), str(names[charge[members[0]]]))
-            self.requests[key] = self.requests.get(key, 0) + len(members)
-            self.tokens[key] = self.tokens.get(key, 0) + int(tokens[members].sum())
-            self.spend[key] = add((self.spend.get(key, Decimal(0)), total(spend[members])))
-
-
-def spend_logs_gap(context: Context, window: Window, found: DayTotals) -> tuple[SpendLogsGap, ...]:
+def spend_logs_gap(context: Context, window: Window, found: DayTotals, *, reads_on: bool) -> tuple[SpendLogsGap, ...]:
     """Where LiteLLM's daily tables say more or less than the rows, for the UTC days that lie in the window whole.
 
-    Rows that began on such a day and ended after the window are read here, so that both sides are whole.
+    Rows that began on such a day may have ended after the window: with `reads_on` those are read here; without it the
+    days whose last calls can end there are left to a later run.
     """
-    first = -(-milliseconds(window.start) // _DAY_MS)
-    last = milliseconds(window.end) // _DAY_MS - 1
+    first = -(-milliseconds(window.start) // DAY_MS)
+    end = window.end if reads_on else window.end - context.settings.max_call
+    last = milliseconds(end) // DAY_MS - 1
     if last < first:
         return ()
-    days = Window(moment(first * _DAY_MS), moment((last + 1) * _DAY_MS))
+    days = Window(moment(first * DAY_MS), moment((last + 1) * DAY_MS))
     spend_logs = context.sides.spend_logs
     told = spend_logs.daily_totals(_day(first).isoformat(), _day(last).isoformat())
     if told is None:
         return ()
     table, daily = told
     since = max(days.start, window.end - context.settings.max_call)
-    if since < days.end:
+    if reads_on and since < days.end:
         found.add(spend_logs.rows(Window(since, days.end), Window(window.end, window.end + timedelta(days=3_660))))
     gaps = []
     for day, charge_id, requests, tokens, spend in daily[

@@ -19,11 +19,12 @@ import pandas as pd
 
 from reconcile.books import Books
 from reconcile.context import Context, as_ms
+from reconcile.day_totals import DayTotals
 from reconcile.spend_logs import CLOCK_SKEW, milliseconds
 from reconcile.window import Window
 
 # Another way to classify makes the figures of earlier releases worthless: raise this then.
-_VERSION = 1
+_VERSION = 2
 _HOUR_MS = 3_600_000
 _AGREED_ROWS = {"matched", "matched_live", "delivered", "excluded", "unattributed"}
 _AGREED_EVENTS = {"matched", "matched_live"}
@@ -161,6 +162,7 @@ def _confirm(context: Context, group: list[tuple[Window, int, bytes]], unchanged
 class _Open:
     part: Window
     books: Books
+    days: DayTotals = field(default_factory=DayTotals)
     listed: int = 0
     complete: bool = False
 
@@ -187,7 +189,9 @@ class SliceKeeper:
             if part.start <= one.part.start and one.part.end <= part.end:
                 own_events = events[of_events == place]
                 one.listed = len(own_events)
-                one.books.read(rows[of_rows == place], event_costs(self._context, own_events))
+                own_rows = rows[of_rows == place]
+                one.books.read(own_rows, event_costs(self._context, own_events))
+                one.days.add(own_rows)
                 one.complete = True
                 self._close(one)
         self._keep()
@@ -237,10 +241,10 @@ class SliceKeeper:
                     "slice_to": one.part.end,
                     "fingerprint": self._fingerprints.of(one.part),
                     "events": one.listed + delivered,
-                    "totals": one.books.pack(),
+                    "totals": one.books.pack(one.days.lines()),
                 }
             )
-        one.books, one.complete = self._context.new_books(), False
+        one.books, one.days, one.complete = self._context.new_books(), DayTotals(), False
 
 
 def event_costs(context: Context, events: pd.DataFrame) -> npt.NDArray[np.float64]:

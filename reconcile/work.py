@@ -9,14 +9,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.context import Context, Order, moment
-from reconcile.document import LagoUsage, SpendLogsGap
-from reconcile.late import HeldRows, LateRows, Recount, recount
+from reconcile.day_totals import DayTotals
+from reconcile.document import LagoUsage, RowTotals, SpendLogsGap
+from reconcile.late import HeldRows, LateRows, Recount, known_long_calls, recount
 from reconcile.settlement import Settlement
 from reconcile.spend_logs import milliseconds
-from reconcile.totals import DayTotals, lago_usage, spend_logs_gap
+from reconcile.totals import lago_usage, spend_logs_gap
 from reconcile.unchanged import Fingerprints, Plan, SliceKeeper, aligned, event_costs, hours_read, plan, read_together
-from reconcile.window import Window
-from reconcile.window_run import WindowRun
+from reconcile.window import Window, widen
+from reconcile.window_run import WindowRun, halo
 
 
 class Work:
@@ -27,6 +28,7 @@ class Work:
         self.books, self.late_books = context.new_books(), context.new_books()
         self.recount: Recount | None = None
         self.day_totals = DayTotals()
+        self.still_held = RowTotals()
         self.gaps: tuple[SpendLogsGap, ...] = ()
         self.usage: tuple[LagoUsage, ...] = ()
 
@@ -44,20 +46,24 @@ class Work:
         # A report and a dry run read everything afresh.
         todo = plan(context, parts, fingerprints, late.must_read()) if order.sends else Plan(stretches=[parts])
         for totals in todo.taken_over:
-            self.books.absorb(totals)
+            self.day_totals.absorb(self.books.absorb(totals))
         readings = [read_together(stretch, found.counts) for stretch in todo.stretches]
         context.progress.total(sum(map(len, readings)))
+        around = widen(window, halo(context), halo(context))
+        further = pd.concat([late.in_window, known_long_calls(context, around)], ignore_index=True)
         row_hours: dict[int, int] = {}
         for stretch, reading in zip(todo.stretches, readings, strict=True):
-            self._work_on(stretch, reading, fingerprints, late.in_window, held, row_hours)
+            self._work_on(stretch, reading, fingerprints, further, held, row_hours)
         if order.sends:
             self._keep_hours(found, hours_read(todo.stretches, parts, context.settings.max_call), row_hours)
             late.settle(self.late_books, held)
             late.keep_counts()
             held.release()
             held.retry(self.late_books, window.start)
-        if not todo.taken_over:
-            self.gaps = spend_logs_gap(context, window, self.day_totals)
+            self.still_held = held.remaining()
+        # The nightly job compares a day once it lies far back; of a chosen range the last day is read to its end.
+        reads_on = order.command != "run" and bool(todo.stretches)
+        self.gaps = spend_logs_gap(context, window, self.day_totals, reads_on=reads_on)
         if order.command == "report":
             self.usage = lago_usage(context, window, self.books)
 

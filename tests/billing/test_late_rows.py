@@ -191,7 +191,6 @@ def test_a_call_of_5_days(world: World) -> None:
         assert events_in(again.document).keys() <= {"matched"}
 
 
-@pytest.mark.xfail(reason="nothing remembers reconciled calls longer than RECONCILE_MAX_CALL", strict=True)
 @pytest.mark.parametrize("own", [True, False], ids=["delivered", "live"])
 def test_a_long_call_is_no_orphan_afterwards(world: World, own: bool) -> None:
     """A window that does not reach its start lists its event all the same."""

@@ -80,6 +80,17 @@ def upgrade() -> None:
     op.create_index("journal_run", "journal", ["run_id", "batch"], unique=False, schema="reconcile")
     op.create_index("journal_transaction", "journal", ["transaction_id"], unique=False, schema="reconcile")
     op.create_table(
+        "long_calls",
+        sa.Column("organization", sa.Text(), nullable=False),
+        sa.Column("event_code", sa.Text(), nullable=False),
+        sa.Column("charge_by", sa.Text(), nullable=False),
+        sa.Column("request_id", sa.Text(), nullable=False),
+        sa.Column("start_ms", sa.BigInteger(), nullable=False),
+        sa.Column("usage_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("organization", "event_code", "charge_by", "request_id", "start_ms"),
+        schema="reconcile",
+    )
+    op.create_table(
         "runs",
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("lago", sa.Text(), nullable=False),
