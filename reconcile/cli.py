@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
 from rich.console import Console
 
 from reconcile import __version__
+from reconcile.console import print_json, print_line, progress_bar, say, stopping
 from reconcile.errors import ReconcileError, UsageError
 
 if TYPE_CHECKING:
@@ -99,10 +98,10 @@ def main() -> NoReturn:
         app()
     except ReconcileError as error:
         for line in str(error).splitlines():
-            _say(f"reconcile: {line}")
+            say(f"reconcile: {line}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _say("reconcile: interrupted; running it again is safe")
+        say("reconcile: interrupted; running it again is safe")
         sys.exit(130)
     except BrokenPipeError:
         # The reader of stdout has gone away; so has any reason to print.
@@ -200,7 +199,7 @@ def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_c
                 print_line(f"ok    {result.name}: {result.text}")
     for result in results:
         if not result.ok:
-            _say(f"wrong {result.name}: {result.text}")
+            say(f"wrong {result.name}: {result.text}")
     raise typer.Exit(0 if ok else 2)
 
 
@@ -326,7 +325,7 @@ def test_alert() -> None:
     if not channels:
         raise UsageError("no channel for alerts is set; for example RECONCILE_ALERT_EMAIL_TO=ops@example.com")
     _log_to_stderr(settings)
-    with _stopping() as stop:
+    with stopping() as stop:
         if not alerts.send(alerts.trial(), channels, stop=stop):
             raise ReconcileError("the test alert was not delivered to every channel")
     print_line(f"delivered by {' and '.join(channel.name for channel in channels)}")
@@ -347,8 +346,8 @@ def demo(
     sandbox = _sandbox_room()
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     traffic = sandbox.load_traffic((today - timedelta(days=1)).date())
-    _say("starting Postgres and the Lago sandbox, loading four days of sample traffic …")
-    with _stopping() as stop, sandbox.sandbox(traffic) as servers:
+    say("starting Postgres and the Lago sandbox, loading four days of sample traffic …")
+    with stopping() as stop, sandbox.sandbox(traffic) as servers:
         settings = load(servers.environment, None, language=None if language is None else language.value)
         order = Order("backfill", Window(today - timedelta(days=4), today))
         _work(settings, order, as_json=False, output=output, formats=None, stop=stop)
@@ -365,13 +364,13 @@ def sandbox(
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date()
     if charge_by is ChargeBy.organization_id:
         raise UsageError("--charge-by: LiteLLM's callback does not offer organization_id; for example team_id")
-    with _stopping() as stop:
-        _say("starting Postgres and the Lago sandbox, loading four days of sample traffic …")
+    with stopping() as stop:
+        say("starting Postgres and the Lago sandbox, loading four days of sample traffic …")
         with room.sandbox(room.load_traffic(yesterday, charge_by.value), charge_by=charge_by.value) as servers:
             for name, value in servers.environment.items():
                 print_line(f"export {name}='{value}'")
             sys.stdout.flush()
-            _say("running; Ctrl-C stops it")
+            say("running; Ctrl-C stops it")
             while not stop.wait(3600):
                 continue
 
@@ -407,10 +406,10 @@ def _work(
         _make_folder(output)
     _log_to_stderr(settings)
     with contextlib.ExitStack() as stack:
-        stop = stop or stack.enter_context(_stopping())
-        progress = stack.enter_context(_progress())
+        stop = stop or stack.enter_context(stopping())
+        progress = stack.enter_context(progress_bar())
         try:
-            result = job.run(settings, order, stop=stop, progress=progress, announce=_say)
+            result = job.run(settings, order, stop=stop, progress=progress, announce=say)
         except ReconcileError as error:
             oneshot.refused(settings, order, error, stop)
             raise
@@ -424,7 +423,7 @@ def _deliver_result(
 ) -> list[Path]:
     """The paths of the report files."""
     if result.exit_code == 130:
-        _say("interrupted; running it again is safe and carries on")
+        say("interrupted; running it again is safe and carries on")
         return []
     if as_json:
         print_json(result.document.as_json())
@@ -439,7 +438,7 @@ def _deliver_result(
         except OSError as error:
             raise ReconcileError(f"--output: {output} cannot be written any more: {error.strerror}") from None
         for path in written:
-            _say(f"wrote {path}")
+            say(f"wrote {path}")
         return written
     return []
 
@@ -476,73 +475,6 @@ def _run_json(entry: dict[str, Any]) -> dict[str, Any]:
         "started_at": instant(entry["started_at"]),
         "finished_at": None if entry["finished_at"] is None else instant(entry["finished_at"]),
     }
-
-
-def print_json(value: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
-
-
-def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets: what is under way ends in order. A second one breaks off."""
-    stop = threading.Event()
-
-    def first(number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(number, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar on stderr where that is a terminal; nothing in a pipe."""
-    from reconcile.job import Silent
-
-    if not sys.stderr.isatty():
-        yield Silent()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("slices"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Bar(bar)
-
-
-class _Bar:
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("reading", total=None)
-
-    def total(self, steps: int) -> None:
-        self._bar.update(self._task, total=steps)
-
-    def step(self, text: str) -> None:
-        self._bar.update(self._task, description=text, advance=1)
-
-    def note(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
 
 
 def _log_to_stderr(settings: Settings | None) -> None:
