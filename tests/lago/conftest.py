@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from lago_double import KEY, QUICK, Double, running
 
 from reconcile.lago import Lago
+
+from .lago_double import KEY, QUICK, Double, running
 
 
 @pytest.fixture

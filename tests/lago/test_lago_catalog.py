@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lago_double import Double, Reply, Request
 
 from reconcile.errors import LagoFault, PreflightError
 from reconcile.lago import Charge, ChargeUsage, Lago, Metric, MetricFilter, Organization, Usage
+
+from .lago_double import Double, Reply, Request
 
 NOT_FOUND = {"status": 404, "error": "Not Found", "code": "event_not_found"}
 

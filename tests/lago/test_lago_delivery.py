@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lago_double import EXISTS, KEY, QUICK, Double, Drop, Reply, Request, refusal, running, times
 
 from reconcile.errors import LagoFault
 from reconcile.lago import Lago, Outcome
+
+from .lago_double import EXISTS, KEY, QUICK, Double, Drop, Reply, Request, refusal, running, times
 
 INVALID = {"timestamp": ["invalid_format"]}
 FAILED_EXPRESSION = "expression_evaluation_failed: Variable: b not found"

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 import pytest
-from lago_double import KEY, QUICK, Double, Drop, Reply, Request, times
 
 from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
 from reconcile.lago import Lago, Retry
+
+from .lago_double import KEY, QUICK, Double, Drop, Reply, Request, times
 
 ORGANIZATION = Reply(200, {"organization": {"lago_id": "o1", "name": "Acme", "events_store": "postgres"}})
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lago_double import KEY, QUICK, Double, Reply, Request, times
 
 from reconcile.errors import Interrupted, LagoFault, PreflightError
 from reconcile.lago import Lago
+
+from .lago_double import KEY, QUICK, Double, Reply, Request, times
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 END = datetime(2026, 11, 21, tzinfo=UTC)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from lago_double import QUICK
 
 from reconcile.errors import PreflightError
 from reconcile.lago import Lago
+
+from .lago_double import QUICK
 
 if TYPE_CHECKING:
     from tests.conftest import Lago as Served
