@@ -19,7 +19,6 @@ RUN useradd --system --uid 10001 --home-dir /app --create-home reconcile \
 COPY --from=build /opt/reconcile /opt/reconcile
 ENV PATH=/opt/reconcile/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    MPLCONFIGDIR=/tmp/matplotlib \
     RECONCILE_METRICS_ADDRESS=0.0.0.0:9464
 WORKDIR /app
 COPY cron.yaml /app/cron.yaml

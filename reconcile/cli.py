@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -77,7 +78,7 @@ ToOption = Annotated[
     str,
     typer.Option("--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send and record nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result document, and nothing else, on stdout.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Folder for report files, made if it is missing.")
@@ -94,6 +95,9 @@ LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead
 
 def main() -> NoReturn:
     """The entry point. No traceback: an error is one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign gets a question mark, no traceback
     try:
         app()
     except ReconcileError as error:
@@ -132,7 +136,10 @@ def run(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
 ) -> None:
-    """The nightly job: reconciles the last hours (RECONCILE_LOOKBACK, up to RECONCILE_LAG ago)."""
+    """The nightly job: the last hours.
+
+    From RECONCILE_LOOKBACK before RECONCILE_LAG ago; late rows and rows that were held back before, however old.
+    """
     from reconcile.job import Order
     from reconcile.window import lookback_window
 
@@ -173,7 +180,10 @@ def report(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
 ) -> None:
-    """Reads both sides and reports; changes nothing in Lago or in LiteLLM."""
+    """Read both sides and report.
+
+    Changes nothing in Lago or in LiteLLM.
+    """
     from reconcile.job import Order
     from reconcile.window import parse_range
 
@@ -184,7 +194,10 @@ def report(
 
 @app.command(epilog="Example: reconcile check && reconcile run")
 def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_code: EventCodeOption = None) -> None:
-    """Checks settings, database, Lago, metric and subscriptions; sends nothing. Exits 0, or 2 with what to do."""
+    """Preflight: each check and what to do.
+
+    Settings, database, Lago, metric and subscriptions. Sends nothing. Exits 0 or 2.
+    """
     from reconcile.preflight import checks
 
     _log_to_stderr(None)
@@ -205,7 +218,10 @@ def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_c
 
 @app.command(epilog="Example: reconcile migrate")
 def migrate() -> None:
-    """Creates or upgrades schema `reconcile`, the job's own state. `run` and `backfill` do it too where they may."""
+    """Create or upgrade schema `reconcile`.
+
+    It holds the job's own state. `run` and `backfill` do it too where they may.
+    """
     from reconcile.preflight import open_ledger
 
     settings = _settings(None, None, None)
@@ -338,7 +354,10 @@ def demo(
     ),
     language: LanguageOption = None,
 ) -> None:
-    """Everything on one machine: real Postgres, LiteLLM's tables, a Lago stand-in, sample traffic, one run."""
+    """Everything on one machine.
+
+    A real Postgres with LiteLLM's tables, a stand-in for Lago, sample traffic, one run, its report.
+    """
     from reconcile.job import Order
     from reconcile.settings import load
     from reconcile.window import Window
@@ -359,7 +378,10 @@ def sandbox(
         ChargeBy, typer.Option("--charge-by", help="Whom the sample traffic charges.")
     ] = ChargeBy.team_id,
 ) -> None:
-    """The demo's two servers until Ctrl-C; their settings are printed as `export` lines."""
+    """The demo's two servers, until Ctrl-C.
+
+    Their settings are printed as `export` lines, to be sourced by a shell.
+    """
     room = _sandbox_room()
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date()
     if charge_by is ChargeBy.organization_id:
@@ -407,9 +429,9 @@ def _work(
     _log_to_stderr(settings)
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(stopping())
-        progress = stack.enter_context(progress_bar())
         try:
-            result = job.run(settings, order, stop=stop, progress=progress, announce=say)
+            with progress_bar() as progress:
+                result = job.run(settings, order, stop=stop, progress=progress, announce=say)
         except ReconcileError as error:
             oneshot.refused(settings, order, error, stop)
             raise

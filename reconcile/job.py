@@ -13,9 +13,9 @@ import structlog
 from reconcile import summary
 from reconcile.context import Context, Order, Progress, Silent, Timing
 from reconcile.document import Document
-from reconcile.errors import Interrupted, LagoFault, ReconcileError
-from reconcile.ledger import new_run_id
-from reconcile.preflight import connected
+from reconcile.errors import Interrupted, ReconcileError
+from reconcile.ledger import Stream, new_run_id
+from reconcile.preflight import connected, open_ledger
 from reconcile.settings import Settings
 from reconcile.work import Work
 
@@ -59,9 +59,38 @@ def run(
             raise
         log.error(str(error), kind=error.kind)
         document = summary.of_nothing(settings, order, run_id, timing, error)
+        _record_nothing(settings, order, document, error)
         return Result(document, error.exit_code)
     finally:
         structlog.contextvars.unbind_contextvars("run_id")
+
+
+def _turned(error: ReconcileError) -> ReconcileError:
+    """An answer that was right at the preflight and is wrong now: a fault of the run, of the same kind."""
+    fault = ReconcileError(str(error))
+    fault.kind = error.kind
+    return fault
+
+
+def _record_nothing(settings: Settings, order: Order, document: Document, fault: ReconcileError) -> None:
+    """Writes down a run that a fault stopped before it began, where the ledger is within reach."""
+    stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
+    with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
+        ledger.begin_run(
+            document.run_id,
+            stream,
+            command=order.command,
+            dry_run=order.dry_run,
+            window=(order.window.start, order.window.end),
+            started_at=document.method.started_at,
+        )
+        ledger.finish_run(
+            document.run_id,
+            status=document.status,
+            exit_code=fault.exit_code,
+            document=document.as_json(),
+            finished_at=document.method.finished_at,
+        )
 
 
 def _recorded(order: Order, work: Work) -> Result:
@@ -79,8 +108,7 @@ def _recorded(order: Order, work: Work) -> Result:
     try:
         work.do(order)
     except ReconcileError as error:
-        # An answer that was right at the preflight and is wrong now is a fault of the run.
-        fault = error if error.exit_code in (3, EXIT_INTERRUPTED) else LagoFault(str(error))
+        fault = error if error.exit_code in (3, EXIT_INTERRUPTED) else _turned(error)
         log.error(str(error), kind=error.kind)
     document = summary.document(order, work, fault)
     exit_code = EXIT_INTERRUPTED if isinstance(fault, Interrupted) else summary.EXIT_CODES[document.status]

@@ -140,9 +140,16 @@ class Ledger:
             try:
                 connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
+                    latest = connection.scalar(
+                        select(runs.c.run_id)
+                        .where(*_of(runs, stream), runs.c.finished_at.is_(None))
+                        .order_by(runs.c.started_at.desc())
+                        .limit(1)
+                    )
                     raise LockedError(
-                        f"another run of this stream ({stream.event_code}, {stream.charge_by}) is at work; "
-                        "wait until it has ended"
+                        f"another run of this stream ({stream.event_code}, {stream.charge_by}) is at work"
+                        + (f": {latest}" if latest else "")
+                        + "; wait until it has ended"
                     )
                 yield Lock(connection, self.where)
             finally:

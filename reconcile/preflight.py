@@ -169,8 +169,8 @@ def checks(settings: Settings) -> list[Check]:
             if ledger.is_current():
                 return f"{settings.state.display}: schema reconcile is up to date"
             return (
-                f"{settings.state.display}: schema reconcile is not up to date; `reconcile migrate` or the next run "
-                "brings it there"
+                f"{settings.state.display}: schema reconcile is not there yet, or older; `reconcile migrate` or the "
+                "next run sees to it"
             )
 
     if check("LiteLLM's spend log", spend_log) or settings.state_url is not None:

@@ -77,6 +77,11 @@ def _findings(work: Work, late: Mapping[str, RowTotals]) -> Iterator[Finding]:
     context, settings = work.context, work.context.settings
     for warning in context.sides.warnings:
         yield Finding("lago_counts", warning)
+    if context.timing.started_at - settings.lag < work.window_end:
+        yield Finding(
+            "not_over",
+            "the window reaches past what LiteLLM had surely written when this run began: run it again when it is over",
+        )
     if context.pushed_doubtful:
         yield Finding(
             "pushed_doubtful",

@@ -29,12 +29,14 @@ class Work:
         self.recount: Recount | None = None
         self.day_totals = DayTotals()
         self.still_held = RowTotals()
+        self.window_end = context.timing.started_at
         self.gaps: tuple[SpendLogsGap, ...] = ()
         self.usage: tuple[LagoUsage, ...] = ()
 
     def do(self, order: Order) -> None:
         """Raises the faults of exit code 3; what was read before is in the books."""
         context, window = self.context, order.window
+        self.window_end = window.end
         parts = aligned(window, context.settings.slice_length)
         recheck = order.sends and order.command == "run"
         found = self.recount = recount(context, window, recheck=recheck)

@@ -263,7 +263,7 @@ class Http:
         except httpx.RequestError as error:
             # httpx's own error holds the request and its headers: it is not chained.
             what = self._redacted(f"{type(error).__name__}: {error}".rstrip(": "))
-            raise _Passing(f"{method} {path}: no answer from Lago ({what})") from None
+            raise _Passing(f"LAGO_API_BASE: no answer from Lago to {method} {self._base}{path} ({what})") from None
         return self._judge(method, path, response, answers)
 
     def _judge(self, method: str, path: str, response: httpx.Response, answers: Collection[int]) -> Answer:

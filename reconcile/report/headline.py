@@ -78,6 +78,8 @@ def _status(document: Document, words: Words) -> str:
     whole = figures.sides(document)
     if document.status == "incomplete":
         return words.text("status_incomplete")
+    if document.status == "agreed" and not document.rows["total"].count and not document.events["total"].count:
+        return words.text("status_nothing")
     if document.status == "agreed" and not whole.open_count:
         return words.text("status_agreed")
     amounts = {"open": words.usd(whole.open), "total": words.usd(document.rows["total"].spend)}

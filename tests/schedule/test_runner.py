@@ -116,7 +116,7 @@ def test_a_fault_is_told_once_for_each_night_and_tried_again_until_it_has_passed
     assert runner.work(dead) == RETRY_AFTER_FAULT
     assert runner.work(dead) == RETRY_AFTER_FAULT
     assert wire.kinds == ["incomplete"]
-    assert "Fault (lago): GET /organizations: no answer from Lago" in wire.alerts[0].text
+    assert "Fault (lago): LAGO_API_BASE: no answer from Lago" in wire.alerts[0].text
     clock.move_to("2026-11-04T01:31Z")
     assert runner.work(dead) == RETRY_AFTER_FAULT
     assert wire.kinds == ["incomplete"] * 2
