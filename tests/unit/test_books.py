@@ -195,7 +195,7 @@ def test_packed_books_stand_for_the_slice() -> None:
     books.read(rows(), np.array([0.1]))
     add_events(books, events({"cost": 0.1}))
     taken_over = Books(utc_days)
-    taken_over.absorb(books.pack())
+    taken_over.absorb(books.pack([]))
     taken_over.check()
     assert taken_over.settled()
     classes = taken_over.row_classes()
