@@ -167,7 +167,8 @@ class Sender:
             )
         else:
             listed = self._context.list_events(moment(int(times.min())), moment(int(times.max()) + 1))
-        found_kind, found_reason = compare_by_id(rows.iloc[places], listed, self._context.rules)
+        ours = listed[listed["transaction_id"].isin(rows["transaction_id"].iloc[places])]
+        found_kind, found_reason = compare_by_id(rows.iloc[places], ours, self._context.rules)
         seen = found_kind != ""
         kind[places[seen]] = np.where(found_kind[seen] == "matched", "delivered", found_kind[seen])
         reason[places[seen]] = found_reason[seen]

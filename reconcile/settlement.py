@@ -21,6 +21,7 @@ from reconcile.sending import Sender
 # So many delivered rows are read back together: few enough to keep the memory flat.
 _VERIFIED_AT_ONCE = 20_000
 _LISTED_TOGETHER = 5_000
+_SLICES_TOGETHER = 24
 
 RowFilter = Callable[[pd.DataFrame], npt.NDArray[np.bool_]]
 EventFilter = Callable[[pd.DataFrame], npt.NDArray[np.bool_]]
@@ -175,10 +176,10 @@ class Settlement:
 def _stretches(times: npt.NDArray[np.int64], slice_ms: int) -> npt.NDArray[np.int64]:
     """Numbers of the stretches to list: neighbouring slices together, until they hold many rows."""
     slices, place, counts = np.unique(times // slice_ms, return_inverse=True, return_counts=True)
-    numbers, number, rows = np.zeros(len(slices), np.int64), 0, 0
+    numbers, number, first, rows = np.zeros(len(slices), np.int64), 0, 0, 0
     for i, (at, count) in enumerate(zip(slices.tolist(), counts.tolist(), strict=True)):
-        if i and (at != slices[i - 1] + 1 or rows + count > _LISTED_TOGETHER):
-            number, rows = number + 1, 0
+        if i and (at != slices[i - 1] + 1 or i - first >= _SLICES_TOGETHER or rows + count > _LISTED_TOGETHER):
+            number, first, rows = number + 1, i, 0
         numbers[i], rows = number, rows + count
     return numbers[place]
 
