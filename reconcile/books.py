@@ -167,13 +167,16 @@ class Books:
             )
         )
 
-    def discrepancies(self) -> pd.DataFrame:
-        """All of them, largest money first."""
-        if not self._discrepancies:
+    def discrepancies(self, late: Books | None = None) -> pd.DataFrame:
+        """All of them, largest money first; with those of late rows, but for what was told when it was new."""
+        frames = list(self._discrepancies)
+        if late is not None:
+            frames += [frame[frame["class"] != "unattributed"] for frame in late._discrepancies]
+        if not frames:
             return pd.DataFrame({name: pd.Series(dtype="str") for name in DISCREPANCY_COLUMNS}).astype(
                 {"usage_time": "datetime64[ms, UTC]", "row_spend": "float64", "event_spend": "float64"}
             )
-        frame = pd.concat(self._discrepancies, ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
         money = np.nanmax(
             np.abs(np.stack([frame["row_spend"].to_numpy(), frame["event_spend"].to_numpy(), np.zeros(len(frame))])),
             axis=0,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 from typing import Protocol
 
@@ -97,6 +98,7 @@ class Context:
     slices: int = 0
     batches: int = 0
     pushed_doubtful: int = 0
+    pushed_spend: Decimal = Decimal(0)
     # Events before this time may belong to rows that LiteLLM's retention has deleted since they were reconciled.
     retention_until_ms: int = 0
     set_aside: list[npt.NDArray[np.float64]] = field(default_factory=list)

@@ -49,7 +49,7 @@ def run(
     if announce is not None:
         announce(f"window {order.window} UTC")
     try:
-        with connected(settings, stop) as sides, contextlib.ExitStack() as held:
+        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as held:
             for warning in sides.warnings:
                 log.warning(warning)
             lock = held.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None

@@ -66,13 +66,21 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 @contextmanager
-def connected(settings: Settings, stop: threading.Event) -> Iterator[Sides]:
-    """Connects to everything and checks it. Raises `PreflightError` (exit 2) on a wrong answer, faults on none."""
+def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iterator[Sides]:
+    """Connects to everything and checks it. Raises `PreflightError` (exit 2) on a wrong answer, faults on none.
+
+    With `locks` a second run of the same settings is told so (`LockedError`) before Lago is asked anything: it may be
+    slow, or down.
+    """
     with ExitStack() as stack:
         spend_logs = stack.enter_context(open_spend_logs(settings))
         spend_logs.preflight()
         ledger = stack.enter_context(open_ledger(settings))
         ledger.migrate()
+        if locks:
+            base = settings.lago_api_base
+            own = Stream(base, base, settings.event_code, settings.charge_by)
+            stack.enter_context(ledger.lock(own, key=settings.lago_api_key.get_secret_value()))
         lago = stack.enter_context(open_lago(settings, stop))
         organization = lago.preflight.organization()
         metric = find_metric(lago, settings.event_code)

@@ -110,13 +110,14 @@ class Sender:
         """
         kind = np.full(len(rows), "", object)
         reason = np.full(len(rows), "", object)
+        cost = np.full(len(rows), np.nan)
         deadline = time.monotonic() + self.visible_within.total_seconds()
         pause = 0.5
         while True:
             open_rows = np.flatnonzero(kind == "")
             for stretch in np.unique(stretches[open_rows]).tolist():
                 places = open_rows[stretches[open_rows] == stretch]
-                self._look(rows, places, kind, reason)
+                self._look(rows, places, kind, reason, cost)
             if (kind != "").all() or not self._may_come_later(rows, kind) or time.monotonic() >= deadline:
                 break
             if self.stop.wait(min(pause, max(0.0, deadline - time.monotonic()))):
@@ -141,7 +142,7 @@ class Sender:
                 for name in shown
             ],
         )
-        return Verified(kind, reason, fault)
+        return Verified(kind, reason, cost, fault)
 
     def _may_come_later(self, rows: pd.DataFrame, kind: npt.NDArray[np.object_]) -> bool:
         """What Lago said it has already, on Postgres, will not appear by waiting."""
@@ -154,6 +155,7 @@ class Sender:
         places: npt.NDArray[np.int64],
         kind: npt.NDArray[np.object_],
         reason: npt.NDArray[np.object_],
+        cost: npt.NDArray[np.float64],
     ) -> None:
         times = rows["usage_ms"].to_numpy(np.int64)[places]
         if len(places) <= _LOOKED_UP_SINGLY:
@@ -168,10 +170,11 @@ class Sender:
         else:
             listed = self._context.list_events(moment(int(times.min())), moment(int(times.max()) + 1))
         ours = listed[listed["transaction_id"].isin(rows["transaction_id"].iloc[places])]
-        found_kind, found_reason = compare_by_id(rows.iloc[places], ours, self._context.rules)
+        found_kind, found_reason, found_cost = compare_by_id(rows.iloc[places], ours, self._context.rules)
         seen = found_kind != ""
         kind[places[seen]] = np.where(found_kind[seen] == "matched", "delivered", found_kind[seen])
         reason[places[seen]] = found_reason[seen]
+        cost[places[seen]] = found_cost[seen]
 
     def _find_elsewhere(
         self, rows: pd.DataFrame, kind: npt.NDArray[np.object_], reason: npt.NDArray[np.object_]
@@ -201,6 +204,9 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
+    """Per row class and reason, and the cost that Lago's event carries (NaN for none)."""
+
     kind: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]
+    cost: npt.NDArray[np.float64]
     fault: ReconcileError | None

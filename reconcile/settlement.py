@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reconcile.books import Books
+from reconcile.books import Books, billable_spend
 from reconcile.classify import Settled, as_rows
 from reconcile.context import Context, as_ms
 from reconcile.coverage import in_invoices
 from reconcile.event import transaction_ids
+from reconcile.money import add, total
 from reconcile.sending import Sender
 
 # So many delivered rows are read back together: few enough to keep the memory flat.
@@ -93,7 +94,10 @@ class Settlement:
             found = self._sender.verify(rows, stretches)
         self._to_verify = []
         ids = rows["transaction_id"].to_numpy(object)
-        self._book(entries.assign(**{"class": found.kind, "reason": found.reason, "transaction_id": ids}))
+        costs = np.where(found.kind == "delivered", np.nan, found.cost)
+        self._book(
+            entries.assign(event_cost=costs, **{"class": found.kind, "reason": found.reason, "transaction_id": ids})
+        )
         if found.fault is not None:
             raise found.fault
         self._context.verified = True
@@ -154,6 +158,8 @@ class Settlement:
         rows["bare_model"] = rows["model"]
         rows["ours"] = decided.kind[places] != "missing"
         context.pushed_doubtful += int(rows["ours"].sum())
+        pushed = billable_spend(rows["spend"].to_numpy(np.float64)[rows["ours"].to_numpy(bool)])
+        context.pushed_spend = add((context.pushed_spend, total(pushed)))
         if context.lock is not None:
             context.lock.confirm()
         with context.timing.stage("deliver"):

@@ -68,6 +68,7 @@ def document(order: Order, work: Work, fault: ReconcileError | None) -> Document
         findings=(*_findings(work, late), *totals.findings(work.gaps, work.day_totals)),
         previous=previous,
         late=late,
+        late_books=work.late_books,
         spend_logs_gap=work.gaps,
         usage=work.usage,
     )
@@ -88,6 +89,7 @@ def _findings(work: Work, late: Mapping[str, RowTotals]) -> Iterator[Finding]:
             "rows whose event may be in Lago already were sent all the same, because RECONCILE_PUSH_DOUBTFUL="
             + ",".join(sorted(settings.push_doubtful)),
             context.pushed_doubtful,
+            context.pushed_spend,
         )
     for name in ("delivered", "missing", "held", "rejected", "mismatched", "misdirected"):
         if name in late:
@@ -150,6 +152,7 @@ def _assembled(
     findings: tuple[Finding, ...] = (),
     previous: Previous | None = None,
     late: Mapping[str, RowTotals] | None = None,
+    late_books: Books | None = None,
     spend_logs_gap: tuple[SpendLogsGap, ...] = (),
     usage: tuple[LagoUsage, ...] = (),
 ) -> Document:
@@ -181,7 +184,7 @@ def _assembled(
         by_model=books.by_model(),
         by_day=books.by_day(),
         by_charge_id_and_day=books.by_charge_id_and_day(),
-        discrepancies=books.discrepancies(),
+        discrepancies=books.discrepancies(late_books),
         method=method,
         fault=None if fault is None else Fault(fault.kind, str(fault)),
         findings=findings,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reconcile.classify.content import Bools
+from reconcile.classify.content import Bools, Doubles
 from reconcile.classify.frames import (
     ALL_TOKENS,
     KIND,
@@ -65,16 +65,22 @@ def classify(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> Settled:
     return Classification(rules).settle(rows, events, None)
 
 
-def compare_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> tuple[Texts, Texts]:
-    """Class and reason of each of `rows` (ROWS) by the event of its own ID among `events`; '' where there is none."""
+def compare_by_id(rows: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> tuple[Texts, Texts, Doubles]:
+    """Class, reason and event's cost of each of `rows` (ROWS) by the event of its own ID among `events`.
+
+    '' and NaN where there is none.
+    """
     vocabulary = Vocabulary()
     compact = prepare_rows(rows, rules, vocabulary)
-    pairs = pair_by_id(compact, prepare_events(events, rules, vocabulary), rules, vocabulary)
+    told = prepare_events(events, rules, vocabulary)
+    pairs = pair_by_id(compact, told, rules, vocabulary)
     kinds, reasons = np.full(len(rows), "", object), np.full(len(rows), "", object)
+    costs = np.full(len(rows), np.nan)
     first = pairs.kinds != KIND["duplicate"]
     kinds[pairs.rows[first]] = np.array(KINDS, object)[pairs.kinds[first]]
     reasons[pairs.rows[first]] = np.array(REASONS, object)[pairs.reasons[first]]
-    return kinds, reasons
+    costs[pairs.rows[first]] = told["cost"].to_numpy(np.float64)[pairs.events[first]]
+    return kinds, reasons, costs
 
 
 def as_rows(settled: pd.DataFrame) -> pd.DataFrame:

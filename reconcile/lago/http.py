@@ -7,6 +7,7 @@ Facts are of Lago v1.51.0 unless a docstring names another version.
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -377,6 +378,10 @@ def _json_object(content: bytes) -> dict[str, Any] | None:
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
+        # orjson knows no whole number beyond a double, which jsonb does.
+        with suppress(ValueError):
+            body = json.loads(content)
+            return body if isinstance(body, dict) else None
         return None
     return body if isinstance(body, dict) else None
 

@@ -28,6 +28,7 @@ def making(document: Document, words: Words) -> list[tuple[str, str]]:
     method = document.method
     return [
         (words.text("run_id"), document.run_id),
+        (words.text("previous_run"), document.previous.run_id if document.previous else words.text("none")),
         (words.text("command"), document.command),
         (words.text("started_at"), instant(method.started_at)),
         (words.text("finished_at"), instant(method.finished_at)),
