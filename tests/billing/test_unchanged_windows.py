@@ -225,7 +225,7 @@ def test_a_month_costs_a_tenth(world: World) -> None:
     world.subscribe()
     days = 8
     for day in range(days):
-        rows = rows_of(DAY + day * NIGHT, 600, f"d{day}")
+        rows = rows_of(DAY + day * NIGHT, 800, f"d{day}")
         world.write(*rows)
         events = [
             (one["endTime"] + 15 * MS, live_event(one, f"live-{day}-{number}"))
