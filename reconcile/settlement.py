@@ -148,8 +148,7 @@ class Settlement:
 
     def _send(self, decided: Decided) -> None:
         context = self._context
-        doubtful = [name for name in ("mismatched", "misdirected") if name in context.settings.push_doubtful]
-        places = np.sort(np.concatenate([decided.of_class(name) for name in ("missing", *doubtful)]))
+        places = np.sort(np.concatenate((decided.of_class("missing"), self._doubtful(decided))))
         if not len(places):
             return
         rows = as_rows(decided.rows.iloc[places])
@@ -177,6 +176,22 @@ class Settlement:
         if sent.fault is not None:
             raise sent.fault
         context.go_on()
+
+    def _doubtful(self, decided: Decided) -> npt.NDArray[np.int64]:
+        """Rows that the operator wants sent although Lago may hold their event: those that could be sent otherwise."""
+        names = sorted(self._context.settings.push_doubtful)
+        places: npt.NDArray[np.int64] = np.flatnonzero(np.isin(decided.kind, names))
+        spend = decided.rows["spend"].to_numpy(np.float64)[places]
+        places = places[np.isfinite(spend) & (spend >= 0)]
+        if not len(places):
+            return places
+        rows = decided.rows.iloc[places]
+        subscription, reason = hold_reasons(
+            self._context, rows["charge_id"].astype("str").tolist(), rows["usage_ms"].to_numpy(np.int64)
+        )
+        decided.subscription[places] = subscription
+        sendable: npt.NDArray[np.int64] = places[reason == ""]
+        return sendable
 
 
 def _stretches(times: npt.NDArray[np.int64], slice_ms: int) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reconcile.classify import Classification, no_events, no_rows
-from reconcile.context import Context, as_ms, moment
+from reconcile.context import Context, moment
 from reconcile.errors import ReconcileError
 from reconcile.settlement import Settlement
 from reconcile.spend_logs import CLOCK_SKEW, RowFeed, milliseconds
@@ -79,7 +79,7 @@ class WindowRun:
                     sent_lately = self._prepare(rows, part)
                 with timing.stage("list"):
                     events = listings.take(number)
-                    if self._await_live_events(rows, events):
+                    if self._await_live_events(part, rows, events):
                         events = context.list_events(part.start, part.end)
                     if sent_lately:
                         events = self._await_visible(part, events, sent_lately)
@@ -148,17 +148,15 @@ class WindowRun:
             pause = min(pause * 1.5, 10.0)
             events = context.list_events(part.start, part.end)
 
-    def _await_live_events(self, rows: pd.DataFrame, events: pd.DataFrame) -> bool:
+    def _await_live_events(self, part: Window, rows: pd.DataFrame, events: pd.DataFrame) -> bool:
         """Waits where a row without an event is so young that its live event may still be on its way.
 
-        Says whether it waited: then the events have to be listed again. A row from the future (a clock gone wrong) is
-        not waited for.
+        That may be a row of an earlier slice, too. Says whether it waited: then the events have to be listed again. A
+        row from the future (a clock gone wrong) is not waited for.
         """
         context, now = self._context, datetime.now(UTC)
-        if not context.sends or rows.empty:
-            return False
         after = context.settings.match_after
-        if rows["usage_ms"].max() + as_ms(after) <= milliseconds(now):
+        if not context.sends or part.end + after <= now:
             return False
         found = self._classification.preview(rows, events).rows
         lacking = found["usage_ms"].to_numpy(np.int64)[found["class"].eq("missing").to_numpy(bool)]
@@ -174,7 +172,10 @@ class WindowRun:
 
 
 class _Ahead:
-    """Listings of the slices to come, a few at a time, so that Lago and Postgres are read side by side."""
+    """Listings of the slices to come, a few at a time, so that Lago and Postgres are read side by side.
+
+    A slice that is not over yet is listed when its turn comes: live events may still arrive in it until then.
+    """
 
     def __init__(
         self, pool: ThreadPoolExecutor, parts: Sequence[Window], read: Callable[[Window], pd.DataFrame]
@@ -184,6 +185,7 @@ class _Ahead:
 
     def take(self, number: int) -> pd.DataFrame:
         for ahead in range(number, min(number + _AHEAD, len(self._parts))):
-            if ahead not in self._pending:
+            over = self._parts[ahead].end <= datetime.now(UTC)
+            if ahead not in self._pending and (over or ahead == number):
                 self._pending[ahead] = self._pool.submit(self._read, self._parts[ahead])
         return self._pending.pop(number).result()
