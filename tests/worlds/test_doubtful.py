@@ -65,3 +65,20 @@ def test_the_operators_decision_is_carried_out_and_named(setting: str, sent: lis
     again = doubtful.backfill(NIGHT, RECONCILE_PUSH_DOUBTFUL=setting)
     assert doubtful.sent_requests() == sent
     assert again.rows["matched"].count == len(sent)
+
+
+def test_what_lago_would_bill_to_nobody_or_cannot_count_is_not_sent_all_the_same(doubtful: Ground) -> None:
+    """A row that no subscription covers, and one whose spend is no amount: the decision is about doubt alone."""
+    end = NIGHT.start + timedelta(hours=2)
+    uncovered = row("uncovered", "team-nobody", end, tokens=(300, 7))
+    below_zero = row("below zero", "team-a", end, tokens=(400, 7))
+    events = [
+        live_event(uncovered, "e4", timedelta(seconds=1), changes={"response_cost": uncovered["spend"] - 1e-6}),
+        live_event(below_zero, "e5", timedelta(seconds=1)),
+    ]
+    below_zero["spend"] = -0.25
+    doubtful.add_rows([uncovered, below_zero])
+    doubtful.add_events(events)
+    document = doubtful.backfill(NIGHT, RECONCILE_PUSH_DOUBTFUL="mismatched")
+    assert doubtful.sent_requests() == ["cost"]
+    assert counts(document.rows) == {"mismatched": 2, "misdirected": 1, "matched_live": 1, "delivered": 1}
