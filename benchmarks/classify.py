@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from reconcile.classify import Classification, Rules
-from reconcile.event import transaction_ids
+from reconcile.domain.event import transaction_ids
 
 Ints = npt.NDArray[np.int64]
 

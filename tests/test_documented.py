@@ -13,8 +13,8 @@ import typer.main
 
 from reconcile import errors, settings
 from reconcile.cli import app
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES
-from reconcile.metrics import ScheduleMetrics
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile.unattended.metrics import ScheduleMetrics
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_every_reason() -> None:
 
 
 def test_every_alert() -> None:
-    templates = {path.name.split(".")[0] for path in (ROOT / "reconcile/alerts/templates").iterdir()}
+    templates = {path.name.split(".")[0] for path in (ROOT / "reconcile/unattended/alerts/templates").iterdir()}
     assert first_cells("Alerts") == templates - {"run"}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from reconcile.classify.pairing import Ints, Reach
-from reconcile.event import OWN_ID, bare_models, transaction_ids
+from reconcile.domain.event import OWN_ID, bare_models, transaction_ids
 
 ROW_TEXT = (
     "request_id",

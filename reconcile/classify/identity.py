@@ -15,7 +15,7 @@ import pandas as pd
 from reconcile.classify.content import Bools, same_cost
 from reconcile.classify.frames import KIND, REASON, TOKENS, Rules, Vocabulary, row_ids
 from reconcile.classify.pairing import Ints
-from reconcile.event import transaction_ids
+from reconcile.domain.event import transaction_ids
 
 # Before 1.48 Lago kept timestamps as floats, so that the millisecond it lists may be one less than the one sent.
 TIMESTAMP_TOLERANCE_MS = 1

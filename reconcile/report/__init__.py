@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 import orjson
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.errors import UsageError
 from reconcile.report import figures, page, sheets, workbook
 from reconcile.report.words import Words, languages

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
-from reconcile.document import Document, Group
+from reconcile.domain.document import Document, Group
 from reconcile.report import figures
 from reconcile.report.figures import OUTCOMES, Step
 

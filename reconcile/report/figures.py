@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, Group, RowTotals
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, Group, RowTotals
+from reconcile.domain.money import add
 from reconcile.errors import BooksFault
-from reconcile.money import add
 
 # What became of a row's money, from best to worst. Every row class is in exactly one outcome.
 OUTCOMES: Final[Mapping[str, tuple[str, ...]]] = {

@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Final
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document, Group
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, Group
 from reconcile.report import figures
 from reconcile.report.figures import Sides
 from reconcile.report.tables import Cell, Column, Kind, Line, Table, key_column

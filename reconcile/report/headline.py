@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from reconcile.document import DISCREPANCY_CLASSES, Document, instant
+from reconcile.domain.document import DISCREPANCY_CLASSES, Document, instant
 from reconcile.report import figures
 from reconcile.report.shown import shortened, visible
 from reconcile.report.words import Words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconcile.document import Document, instant
+from reconcile.domain.document import Document, instant
 from reconcile.report.tables import Column, Line, Table
 from reconcile.report.words import Words
 

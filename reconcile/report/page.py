@@ -18,8 +18,8 @@ from typing import BinaryIO, Final, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reconcile.document import ROW_CLASSES, Document, instant
-from reconcile.money import plain
+from reconcile.domain.document import ROW_CLASSES, Document, instant
+from reconcile.domain.money import plain
 from reconcile.report import charts, figures, groups, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import NUMBERS, Cell, Column, Kind, Line, Table

@@ -14,8 +14,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import BinaryIO, Final
 
-from reconcile.document import Document, instant
-from reconcile.money import plain
+from reconcile.domain.document import Document, instant
+from reconcile.domain.money import plain
 from reconcile.report import groups, made, tables
 from reconcile.report.shown import defused, visible
 from reconcile.report.tables import Cell, Kind, Table

@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeAlias
 
 import pandas as pd
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document
-from reconcile.money import add, decimal_of
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document
+from reconcile.domain.money import add, decimal_of
 from reconcile.report import figures
 from reconcile.report.words import Words
 

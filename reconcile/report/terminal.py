@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reconcile.document import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES, Document, Group
+from reconcile.domain.document import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES, Document, Group
 from reconcile.report import figures, headline
 from reconcile.report.shown import shortened, visible
 from reconcile.report.words import Words

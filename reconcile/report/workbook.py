@@ -22,7 +22,7 @@ from xlsxwriter.format import Format
 from xlsxwriter.utility import xl_range
 from xlsxwriter.worksheet import Worksheet
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.report import figures, groups, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import Cell, Column, Kind, Table

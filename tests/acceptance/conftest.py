@@ -13,8 +13,8 @@ import pytest
 import structlog
 from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 
-from reconcile import preflight
 from reconcile.lago.http import Retry
+from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.postgres import create_database

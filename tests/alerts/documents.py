@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from reconcile.document import (
+from reconcile.domain.document import (
     DISCREPANCY_COLUMNS,
     EVENT_CLASSES,
     ROW_CLASSES,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reconcile import alerts
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Fault
-from reconcile.setting_values import Threshold, thresholds
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Fault
+from reconcile.settings.values import Threshold, thresholds
+from reconcile.unattended import alerts
 
 from .documents import END, made
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Fault
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Fault
 from reconcile.errors import SettingsError
-from reconcile.metrics import Metrics, serving
+from reconcile.unattended.metrics import Metrics, serving
 
 from .documents import END, made
 

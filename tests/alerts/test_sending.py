@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 from tenacity import wait_none
 
-from reconcile import alerts, settings
-from reconcile.alerts.sending import ATTEMPTS
+from reconcile import settings
+from reconcile.unattended import alerts
+from reconcile.unattended.alerts.sending import ATTEMPTS
 
 from .conftest import PASSWORD, SECRET_PATH, USER, Certificate, Hook, MailServers
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from conftest import Lago
 
-from reconcile import preflight
 from reconcile.lago.http import Retry
+from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.postgres import create_database

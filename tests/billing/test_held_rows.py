@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconcile.errors import NotVisibleFault
-from reconcile.sending import Sender
+from reconcile.run.sending import Sender
 
 from .world import (
     DAY,

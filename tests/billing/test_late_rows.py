@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reconcile.spend_logs import SpendLogs
-from reconcile.window import Window
+from reconcile.domain.window import Window
+from reconcile.litellm.spend_logs import SpendLogs
 
 from .world import (
     DAY,

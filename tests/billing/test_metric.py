@@ -9,7 +9,7 @@ import pytest
 
 from reconcile.errors import PreflightError
 from reconcile.lago.catalog import Catalog, Charge
-from reconcile.preflight import checks
+from reconcile.run.preflight import checks
 
 from .world import CODE, NOON, TEAM, World, events_in, findings, row, rows_in
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reconcile.document import LagoUsage
+from reconcile.domain.document import LagoUsage
 
 from .world import CODE, DAY, HOUR, MS, NIGHT, NOON, TEAM, World, findings, live_event, row, rows_in, rows_of
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reconcile.event import timestamp
-from reconcile.spend_logs import SpendLogs
-from reconcile.window import Window
+from reconcile.domain.event import timestamp
+from reconcile.domain.window import Window
+from reconcile.litellm.spend_logs import SpendLogs
 
 from .world import (
     CODE,

@@ -17,13 +17,13 @@ from typing import Any
 import psycopg
 from conftest import Lago
 
-from reconcile.document import Document, EventTotals, RowTotals
-from reconcile.event import transaction_id
-from reconcile.job import Order, Result, run
+from reconcile.domain.document import Document, EventTotals, RowTotals
+from reconcile.domain.event import transaction_id
+from reconcile.domain.window import Window
+from reconcile.run.job import Order, Result, run
 from reconcile.sandbox.lago_faults import Faults
 from reconcile.sandbox.litellm_schema import insert_rows
 from reconcile.settings import Settings, load
-from reconcile.window import Window
 
 CODE = "llm_usage"
 TEAM = "team-a"

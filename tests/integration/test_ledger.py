@@ -21,8 +21,8 @@ from sqlalchemy import create_engine
 
 from reconcile.errors import DatabaseFault, LockedError, PreflightError
 from reconcile.ledger import Ledger, Stream, new_run_id
-from reconcile.ledger_tables import SCHEMA, metadata
-from reconcile.setting_values import database
+from reconcile.ledger.tables import SCHEMA, metadata
+from reconcile.settings.values import database
 
 from .conftest import STREAM
 

@@ -12,11 +12,11 @@ import pandas as pd
 import psycopg
 import pytest
 
+from reconcile.domain.window import Window, slices
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
+from reconcile.litellm.spend_logs import RowFeed, SpendLogs
 from reconcile.sandbox.litellm_schema import insert_rows, migrate, partition
-from reconcile.setting_values import database
-from reconcile.spend_logs import RowFeed, SpendLogs
-from reconcile.window import Window, slices
+from reconcile.settings.values import database
 
 from .spend_rows import DAY, row
 

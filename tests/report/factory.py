@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from reconcile.document import (
+from reconcile.domain.document import (
     DISCREPANCY_CLASSES,
     DISCREPANCY_COLUMNS,
     EVENT_CLASSES,

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 from playwright.sync_api import Page as Tab
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.report import figures, languages, write
 from reconcile.report.words import Words
 from report import factory

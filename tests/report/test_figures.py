@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, RowTotals
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, RowTotals
+from reconcile.domain.money import add
 from reconcile.errors import BooksFault
-from reconcile.money import add
 from reconcile.report import figures
 from report import factory
 from report.factory import Event, Row

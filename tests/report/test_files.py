@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.errors import BooksFault, UsageError
 from reconcile.report import FORMATS, sheets, write
 from report import factory

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from reconcile.document import Document, Fault
+from reconcile.domain.document import Document, Fault
 from reconcile.report import charts, figures, languages, write
 from reconcile.report.words import Words
 from report import factory

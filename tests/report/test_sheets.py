@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reconcile.document import Document
-from reconcile.money import add, plain
+from reconcile.domain.document import Document
+from reconcile.domain.money import add, plain
 from reconcile.report import sheets, write
 from report import factory
 from report.factory import HOSTILE, Row

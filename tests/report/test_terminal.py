@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.errors import UsageError
 from reconcile.report import terminal
 from report import factory

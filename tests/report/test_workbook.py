@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import openpyxl
 import pytest
 
-from reconcile.document import Document
+from reconcile.domain.document import Document
 from reconcile.report import workbook, write
 from report import factory
 from report.factory import HOSTILE, Row

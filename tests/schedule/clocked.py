@@ -10,7 +10,7 @@ from datetime import datetime
 import time_machine
 
 from reconcile import cli
-from reconcile.schedule import service
+from reconcile.unattended.schedule import service
 
 service.TICK_SECONDS = 0.05
 service.STOP_SECONDS = float(os.environ.get("STOP_SECONDS", service.STOP_SECONDS))

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from reconcile.errors import SettingsError
-from reconcile.schedule import cron_file
-from reconcile.setting_values import Threshold
+from reconcile.settings.values import Threshold
+from reconcile.unattended.schedule import cron_file
 
 ROOT = Path(__file__).parents[2]
 

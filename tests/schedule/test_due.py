@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from reconcile.document import instant
-from reconcile.schedule.cron_file import CronJob
-from reconcile.schedule.due import Due, due
-from reconcile.schedule.memory import Remembered
+from reconcile.domain.document import instant
+from reconcile.unattended.schedule.cron_file import CronJob
+from reconcile.unattended.schedule.due import Due, due
+from reconcile.unattended.schedule.memory import Remembered
 
 
 def ask(now: str, fired_to: str, window_to: str | None = None, zone: str = "UTC", **job: Any) -> Due | None:

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from reconcile import job
+from reconcile.domain.window import Window
 from reconcile.errors import PreflightError
-from reconcile.job import Order
-from reconcile.preflight import checks, open_ledger
+from reconcile.run import job
+from reconcile.run.job import Order
+from reconcile.run.preflight import checks, open_ledger
 from reconcile.settings import load
-from reconcile.window import Window
 
 from .conftest import World
 from .test_process import utc

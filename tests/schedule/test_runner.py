@@ -12,14 +12,15 @@ import structlog
 import structlog.testing
 import time_machine
 
-from reconcile import alerts, job
 from reconcile.ledger import Stream
-from reconcile.metrics import ScheduleMetrics
-from reconcile.schedule.cron_file import CronJob
-from reconcile.schedule.memory import Memory
-from reconcile.schedule.runner import RETRY_AFTER_FAULT, RETRY_WHEN_LOCKED, PlannedJob, Runner
-from reconcile.schedule.service import Overdue
+from reconcile.run import job
 from reconcile.settings import Settings, load
+from reconcile.unattended import alerts
+from reconcile.unattended.metrics import ScheduleMetrics
+from reconcile.unattended.schedule.cron_file import CronJob
+from reconcile.unattended.schedule.memory import Memory
+from reconcile.unattended.schedule.runner import RETRY_AFTER_FAULT, RETRY_WHEN_LOCKED, PlannedJob, Runner
+from reconcile.unattended.schedule.service import Overdue
 
 from .conftest import World
 

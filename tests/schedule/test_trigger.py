@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from reconcile.schedule.trigger import CronLine, firings
+from reconcile.unattended.schedule.trigger import CronLine, firings
 
 
 def after(line: str, zone: str, start: str, count: int) -> list[str]:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcile.books import Books, billable_spend
-from reconcile.document import DISCREPANCY_COLUMNS, EVENT_CLASSES, ROW_CLASSES, EventTotals, Group, RowTotals
+from reconcile.domain.document import DISCREPANCY_COLUMNS, EVENT_CLASSES, ROW_CLASSES, EventTotals, Group, RowTotals
 from reconcile.errors import BooksFault
+from reconcile.run.books import Books, billable_spend
 
 DAY_MS = 86_400_000
 NOON = int(datetime(2025, 11, 20, 12, tzinfo=UTC).timestamp() * 1000)

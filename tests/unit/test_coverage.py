@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reconcile.coverage import Coverage, in_invoices
+from reconcile.lago.coverage import Coverage, in_invoices
 
 DAY = datetime(2025, 11, 20, tzinfo=UTC)
 

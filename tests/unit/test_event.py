@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconcile.event import (
+from reconcile.domain.event import (
     OWN_ID,
     PROPERTIES,
     Shape,
@@ -81,7 +81,7 @@ GOLDEN_EVENTS = """\
 ELSEWHERE = """
 import json, sys
 import pandas as pd
-from reconcile.event import Shape, build, transaction_id
+from reconcile.domain.event import Shape, build, transaction_id
 keys, rows = json.load(sys.stdin)
 for key in keys:
     print(transaction_id(*key))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconcile.money import add, decimal_of, plain, total
+from reconcile.domain.money import add, decimal_of, plain, total
 
 COUNTED_BY_LAGO = re.compile(r"^-?\d+(\.\d+)?$", re.ASCII)  # postgres_store.rb:514, Lago 1.51
 

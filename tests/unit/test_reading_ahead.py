@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from reconcile.window import Window
-from reconcile.window_run import _Ahead
+from reconcile.domain.window import Window
+from reconcile.run.window_run import _Ahead
 
 HOUR = timedelta(hours=1)
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
-from reconcile import event, settings
-from reconcile.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile import settings
+from reconcile.domain import event
+from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import SettingsError
-from reconcile.setting_values import ListenAddress, MailServer, Threshold, duration_text, parse_duration
+from reconcile.settings.values import ListenAddress, MailServer, Threshold, duration_text, parse_duration
 
 ROOT = Path(__file__).parents[2]
 unhurried = hypothesis.settings(deadline=None)  # no test depends on how fast the machine is

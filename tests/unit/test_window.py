@@ -14,8 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reconcile.errors import UsageError
-from reconcile.window import (
+from reconcile.domain.window import (
     RelativeName,
     Window,
     day_start,
@@ -28,6 +27,7 @@ from reconcile.window import (
     slices,
     widen,
 )
+from reconcile.errors import UsageError
 
 unhurried = settings(deadline=None)  # no test depends on how fast the machine is
 

@@ -15,15 +15,15 @@ import psycopg
 import pytest
 from conftest import LAGO_KEY, Lago
 
-from reconcile.document import Document
-from reconcile.job import Order, run
+from reconcile.domain.document import Document
+from reconcile.domain.window import Window
+from reconcile.run.job import Order, run
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.litellm_schema import insert_rows
 from reconcile.sandbox.postgres import create_database, drop_database
 from reconcile.sandbox.servers import lago_server
 from reconcile.sandbox.traffic import LiveEvent
 from reconcile.settings import load
-from reconcile.window import Window
 
 from .world import CODE, Row, World, make_world
 

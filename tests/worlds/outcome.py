@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reconcile.document import Document
-from reconcile.window import Window
+from reconcile.domain.document import Document
+from reconcile.domain.window import Window
 
 from .conftest import Ground
 from .world import World

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from real_litellm.captured import CHARGE_BY, EVENT_CODE, Capture, captured_events, captured_rows
 
-from reconcile.document import Document
-from reconcile.window import Window
+from reconcile.domain.document import Document
+from reconcile.domain.window import Window
 
 from .conftest import Ground
 from .outcome import counts

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from reconcile.domain.window import Window
 from reconcile.sandbox.traffic import LiveEvent
-from reconcile.window import Window
 
 from .conftest import Ground
 from .outcome import counts

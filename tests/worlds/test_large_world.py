@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from reconcile.document import Document, EventTotals
+from reconcile.domain.document import Document, EventTotals
 from reconcile.sandbox.traffic import LiveEvent
 
 from .conftest import LargeWorld

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from real_litellm.live import RequestSpec, drive
 
-from reconcile.window import Window
+from reconcile.domain.window import Window
 
 from .conftest import Ground
 from .outcome import counts

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from reconcile.document import Document
-from reconcile.window import Window
+from reconcile.domain.document import Document
+from reconcile.domain.window import Window
 
 from .conftest import Ground
 from .outcome import counts

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from reconcile.domain.window import Window
 from reconcile.sandbox.traffic import LiveEvent
-from reconcile.window import Window
 
 Row = dict[str, Any]
 

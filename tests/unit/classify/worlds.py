@@ -29,7 +29,7 @@ from reconcile.classify import (
     no_events,
     no_rows,
 )
-from reconcile.event import transaction_id
+from reconcile.domain.event import transaction_id
 
 CODE = "llm_usage"
 BASE = 1_795_000_000_000  # milliseconds since 1970: November 2026

@@ -1,0 +1,1 @@
+"""What every room speaks about: windows, events, money, the result document. Pure."""

@@ -1,0 +1,1 @@
+"""The LiteLLM side: its Postgres, only read."""

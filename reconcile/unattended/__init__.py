@@ -1,0 +1,1 @@
+"""What stands in for a person at night: the schedule, alerts, metrics."""
