@@ -1,4 +1,4 @@
-"""The job: both sides of a window are read and paired, what is missing is sent, Lago is read back, the books closed."""
+"""THE STORY of a run: plan → read → classify → judge → decide → deliver → read back → tally → cross-check → document."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
-from reconcile.domain.document import Document
-from reconcile.errors import Interrupted, ReconcileError
+from reconcile.classify import Classification
+from reconcile.domain.vocabulary import RowClass
+from reconcile.errors import ClockFault, Interrupted, ReconcileError
 from reconcile.ledger import Stream, new_run_id
-from reconcile.run import summary
-from reconcile.run.context import Context, Order, Progress, Silent, Timing
-from reconcile.run.preflight import connected, open_ledger
-from reconcile.run.work import Work
+from reconcile.run import conclude
+from reconcile.run.books import Books
+from reconcile.run.connect import connected, open_ledger
+from reconcile.run.courier import Courier
+from reconcile.run.cross_check import cross_check
+from reconcile.run.decide import Pending, choose, decide, release, release_events, take
+from reconcile.run.held_rows import held_rows
+from reconcile.run.judge import judged
+from reconcile.run.keep import keep, keep_held, new_books
+from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up
+from reconcile.run.order import Order, Progress, Result, Silent, Timing
+from reconcile.run.plan import extended, make_plan
+from reconcile.run.read import Reader
+from reconcile.run.shared import Run, begin
 from reconcile.settings import Settings
 
 log = structlog.get_logger()
@@ -24,103 +34,59 @@ log = structlog.get_logger()
 EXIT_INTERRUPTED = 130
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    document: Document
-    exit_code: int
-
-
-def run(
-    settings: Settings,
-    order: Order,
-    *,
-    stop: threading.Event | None = None,
-    progress: Progress | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> Result:
-    """Runs one job to its document and exit code (0 agreed, 1 discrepancies, 3 a fault, 130 interrupted).
-
-    Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
-    the batches on their way; `announce` is told the window's UTC instants before anything is read.
-    """
-    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
-    run_id = new_run_id(timing.started_at, secrets.token_hex(2))
-    structlog.contextvars.bind_contextvars(run_id=run_id)
-    if announce is not None:
-        announce(f"window {order.window} UTC")
+def reconcile(run: Run) -> conclude.Outcome:
+    """Everything that happens to a row, in order. A fault ends the sending; what was read before is in the books."""
+    courier, books, found = Courier(run, may_send=run.order.sends), new_books(run), conclude.Found()
+    pending, classification = Pending(), Classification(run.rules)
     try:
-        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as held:
-            for warning in sides.warnings:
-                log.warning(warning)
-            lock = held.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
-            return _recorded(order, Work(Context(settings, sides, run_id, order.sends, timing, stop, progress, lock)))
+        directory = directory_of(run)
+        held = held_rows(run.sides.ledger.held(run.sides.stream))
+        plan = make_plan(run, held, free_rows(run, directory, held))
+        found = found.planned(plan, books.take_over(plan.unchanged))
+        run.progress.total(plan.parts)
+
+        for stretch in plan.stretches:
+            pending, classification = Pending(), Classification(run.rules)
+            with Reader(run, plan, stretch, directory) as reader:
+                while True:
+                    read = reader.read(pending.awaited_ms(run.doubt_reach))
+                    books.read(read)
+                    if read.part is not None and read.part.core:
+                        courier.note_listed(read.part.window, len(read.events))
+
+                    with run.timing.stage("classify"):
+                        settled = classification.settle(read.rows, read.events, read.horizon_ms)
+                    rows, events = judged(settled.rows, settled.events, directory.coverage)
+                    taken = take(pending, rows, events, twins=read.twins)
+                    pending = taken.pending
+
+                    due = release(pending, classification.waiting_from(read.horizon_ms), run.doubt_reach)
+                    looked_up = look_up(run, directory, due)
+                    decided = decide(looked_up, due.pending, run.doubt_reach)
+                    if decided.doubt is not None and courier.may_send and not run.settings.doubtful:
+                        courier.may_send, found = False, found.doubted(doubt_fault(decided.doubt))
+                    final_events, pending = release_events(
+                        decided.pending, classification.waiting_from(read.horizon_ms), run.doubt_reach
+                    )
+
+                    chosen = choose(run, directory, taken.rows, decided.rows, may_send=courier.may_send)
+                    books.add_rows(chosen.kept)
+                    books.add_events([taken.events, final_events], stretch.counted, plan)
+                    books.push(chosen.to_send, chosen.ours)
+                    keep_held(run, chosen.kept)
+                    books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
+                    if courier.is_full or read.part is None:
+                        books.add_rows(courier.read_back())
+                    if courier.fault is not None:
+                        raise courier.fault
+                    if read.part is None:
+                        break
+            courier.next_stretch()
+            keep(run, plan, books, stretch)
+
+        found = cross_check(run, plan, books, directory, found)
     except ReconcileError as error:
-        if error.exit_code not in (3, EXIT_INTERRUPTED):
-            raise
-        log.error(str(error), kind=error.kind)
-        document = summary.of_nothing(settings, order, run_id, timing, error)
-        _record_nothing(settings, order, document, error)
-        return Result(document, error.exit_code)
-    finally:
-        structlog.contextvars.unbind_contextvars("run_id")
-
-
-def _turned(error: ReconcileError) -> ReconcileError:
-    """An answer that was right at the preflight and is wrong now: a fault of the run, of the same kind."""
-    fault = ReconcileError(str(error))
-    fault.kind = error.kind
-    return fault
-
-
-def _record_nothing(settings: Settings, order: Order, document: Document, fault: ReconcileError) -> None:
-    """Writes down a run that a fault stopped before it began, where the ledger is within reach."""
-    stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
-    with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
-        ledger.begin_run(
-            document.run_id,
-            stream,
-            command=order.command,
-            dry_run=order.dry_run,
-            window=(order.window.start, order.window.end),
-            started_at=document.method.started_at,
-        )
-        ledger.finish_run(
-            document.run_id,
-            status=document.status,
-            exit_code=fault.exit_code,
-            document=document.as_json(),
-            finished_at=document.method.finished_at,
-        )
-
-
-def _recorded(order: Order, work: Work) -> Result:
-    """Does the work, and writes it down in the ledger from begin to end."""
-    context, ledger = work.context, work.context.sides.ledger
-    ledger.begin_run(
-        context.run_id,
-        context.sides.stream,
-        command=order.command,
-        dry_run=order.dry_run,
-        window=(order.window.start, order.window.end),
-        started_at=context.timing.started_at,
-    )
-    fault: ReconcileError | None = None
-    try:
-        work.do(order)
-    except ReconcileError as error:
-        fault = error if error.exit_code in (3, EXIT_INTERRUPTED) else _turned(error)
-        log.error(str(error), kind=error.kind)
-    document = summary.document(order, work, fault)
-    exit_code = EXIT_INTERRUPTED if isinstance(fault, Interrupted) else summary.EXIT_CODES[document.status]
-    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
-        ledger.finish_run(
-            context.run_id,
-            status=document.status,
-            exit_code=exit_code,
-            document=document.as_json(),
-            finished_at=document.method.finished_at,
-        )
-    return Result(document, exit_code)
-
-
-__all__ = ["Order", "Progress", "Result", "Silent", "run"]
+        found = found.stopped(error)
+        books.add_rows(courier.abandon())
+        books.abandon(pending, classification)
+    return found.outcome(run, books, courier)
