@@ -1,48 +1,44 @@
 """The result document: one typed value that every output is rendered from.
 
 Money is a `Decimal` in the unit of LiteLLM's `spend` (USD); times are aware datetimes in UTC. Renderers format these
-figures and compute none of their own. `Document.as_json` gives the JSON form that CONTRACT holds still.
+figures and compute none of their own. `Document.as_json` gives the JSON form, `from_json` reads it back: also one that
+an older version wrote, whose classes were fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import pandas as pd
 
+from reconcile.domain.dates import instant as instant
 from reconcile.domain.money import add, decimal_of
 from reconcile.domain.money import plain as money
+from reconcile.domain.vocabulary import DISCREPANCY_CLASSES as DISCREPANCY_CLASSES
+from reconcile.domain.vocabulary import EVENT_CLASSES as EVENT_CLASSES
+from reconcile.domain.vocabulary import ROW_CLASSES as ROW_CLASSES
+from reconcile.domain.vocabulary import EventClass, Reason, RowClass
 
 SCHEMA_VERSION = 1
 
-ROW_CLASSES = (
-    "excluded",
-    "unattributed",
-    "matched",
-    "matched_live",
-    "mismatched",
-    "misdirected",
-    "delivered",
-    "missing",
-    "held",
-    "rejected",
-)
-EVENT_CLASSES = ("matched", "matched_live", "mismatched", "misdirected", "duplicate", "orphan")
-DISCREPANCY_CLASSES = (
-    "mismatched",
-    "misdirected",
-    "duplicate",
-    "orphan",
-    "held",
-    "rejected",
-    "unattributed",
-    "missing",
-)
 DISCREPANCIES_LISTED = 1_000
+CHARGE_IDS_LISTED = 1_000
+
+# Where a row's money does not agree: billed to nobody, or billed otherwise. And an event's, where no row explains it.
+DISAGREEING_ROWS: Final = tuple(name for name in RowClass if name in DISCREPANCY_CLASSES)
+DISAGREEING_EVENTS: Final = (EventClass.DUPLICATE, EventClass.ORPHAN)
+
+# Reasons that stand in every document, as 0 where there is no such row.
+_REASONS: Final[Mapping[str, tuple[Reason, ...]]] = {
+    "excluded": (Reason.FAILURE,),
+    "held": (),
+    "rejected": (),
+    "unbilled": (),
+}
 
 DISCREPANCY_COLUMNS = (
     "class",  # str, one of DISCREPANCY_CLASSES
@@ -94,6 +90,10 @@ class EventTotals:
         return {"count": self.count, "spend": money(self.spend)}
 
 
+_Totals = TypeVar("_Totals", RowTotals, EventTotals)
+_Number = TypeVar("_Number", int, str)
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Totals of one charge ID, model, day, or charge ID on a day. Classes of zero are left out.
@@ -108,6 +108,21 @@ class Group:
     charge_id: str | None = None
     model: str | None = None
     day: date | None = None
+
+    @property
+    def open(self) -> Decimal:
+        """Money that does not agree. What an event of a pair carries is its row's money, and counts there."""
+        return disagreeing(self.rows, self.events)
+
+
+def disagreeing(rows: Mapping[str, RowTotals], events: Mapping[str, EventTotals]) -> Decimal:
+    """Money of the rows that are not billed, or otherwise, and of the events that no row explains."""
+    return add(
+        [
+            *(rows[name].spend for name in DISAGREEING_ROWS if name in rows),
+            *(events[name].spend for name in DISAGREEING_EVENTS if name in events),
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +142,10 @@ class SpendLogsGap:
 
 @dataclass(frozen=True, slots=True)
 class LagoUsage:
-    """What Lago bills for one charge ID in one of its billing periods, beside what the listed events say."""
+    """What Lago bills for one charge ID in one of its billing periods, beside what the listed events say.
+
+    Units are those of the property that the metric adds up, whatever it is.
+    """
 
     charge_id: str
     period: str  # "current" or "past"
@@ -145,7 +163,7 @@ class LagoUsage:
 class Finding:
     """Something that finance or operations should know and that changes no class: retention, lost request IDs."""
 
-    kind: str
+    kind: str  # a FindingKind; of an older document also another
     text: str
     count: int = 0
     spend: Decimal = Decimal(0)
@@ -178,6 +196,9 @@ class Method:
     requests: int  # to Lago
     retries: int
     stage_seconds: Mapping[str, float] = field(default_factory=dict)  # read, list, classify, deliver, verify
+    # Requests in flight that the run settled on, by kind (list, deliver), on average over the time that it asked.
+    in_flight: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +238,12 @@ class Document:
     # Rows outside the window that this run settled: late ones, and ones that were held back before. Every class that
     # has a member, and "total"; empty where there was none.
     late: Mapping[str, RowTotals] = field(default_factory=dict)
+    window_asked_to: datetime | None = None  # the end that was asked for, where it lay after now - lag
+    window_extended_from: datetime | None = None  # the start that was asked for, where the run began earlier
 
-    def as_json(self, listed: int | None = DISCREPANCIES_LISTED) -> dict[str, Any]:
-        """The JSON form; `listed` bounds the discrepancies (None: all of them, as in report files)."""
-        shown = self.discrepancies if listed is None else self.discrepancies.head(listed)
+    def as_json(self, *, whole: bool = False) -> dict[str, Any]:
+        """The JSON form: the largest discrepancies and charge IDs, or the `whole` of both, as in report files."""
+        shown = self.discrepancies if whole else self.discrepancies.head(DISCREPANCIES_LISTED)
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": self.run_id,
@@ -228,17 +251,23 @@ class Document:
             "dry_run": self.dry_run,
             "status": self.status,
             "verified": self.verified,
-            "window": {"from": instant(self.window_from), "to": instant(self.window_to)},
+            "window": self._window(),
             "stream": {"lago": self.lago, "event_code": self.event_code, "charge_by": self.charge_by},
-            "rows": {name: totals.as_json() for name, totals in self.rows.items()},
-            "events": {name: totals.as_json() for name, totals in self.events.items()},
-            "reasons": {name: dict(counts) for name, counts in self.reasons.items()},
-            "reason_spend": {
-                name: {reason: money(spend) for reason, spend in spends.items()}
-                for name, spends in self.reason_spend.items()
-            },
+            "rows": _classes_json(_every(self.rows, ROW_CLASSES, RowTotals())),
+            "events": _classes_json(_every(self.events, EVENT_CLASSES, EventTotals())),
+            "reasons": _reasons(self.reasons, 0),
+            "reason_spend": _reasons(
+                {
+                    name: {reason: money(spend) for reason, spend in spends.items()}
+                    for name, spends in self.reason_spend.items()
+                },
+                "0",
+            ),
             "ambiguous": self.ambiguous,
-            "by_charge_id": [{"charge_id": g.charge_id, **_sides(g)} for g in self.by_charge_id],
+            "by_charge_id": [
+                {"charge_id": g.charge_id, **_sides(g)} for g in (self.by_charge_id if whole else self._charge_ids())
+            ],
+            "by_charge_id_total": len(self.by_charge_id),
             "by_model": [{"model": g.model, **_sides(g)} for g in self.by_model],
             "by_day": [{"day": g.day.isoformat() if g.day else None, **_sides(g)} for g in self.by_day],
             "discrepancies": [discrepancy_json(row) for row in shown.to_dict("records")],
@@ -276,7 +305,7 @@ class Document:
                 }
                 for usage in self.lago_usage
             ],
-            "late": {name: totals.as_json() for name, totals in self.late.items()},
+            "late": _classes_json(self.late),
             "findings": [finding.as_json() for finding in self.findings],
             "method": {
                 "started_at": instant(self.method.started_at),
@@ -289,33 +318,62 @@ class Document:
                 "requests": self.method.requests,
                 "retries": self.method.retries,
                 "stage_seconds": dict(self.method.stage_seconds),
+                "in_flight": dict(self.method.in_flight),
+                "workers": self.method.workers,
             },
             "previous": None
             if self.previous is None
             else {
                 "run_id": self.previous.run_id,
                 "finished_at": instant(self.previous.finished_at),
-                "rows": {name: totals.as_json() for name, totals in self.previous.rows.items()},
-                "events": {name: totals.as_json() for name, totals in self.previous.events.items()},
+                "rows": _classes_json(self.previous.rows),
+                "events": _classes_json(self.previous.events),
             },
             "fault": None if self.fault is None else {"kind": self.fault.kind, "message": self.fault.message},
         }
 
+    def _window(self) -> dict[str, str]:
+        moments = {
+            "from": self.window_from,
+            "to": self.window_to,
+            "asked_to": self.window_asked_to,
+            "extended_from": self.window_extended_from,
+        }
+        return {name: instant(moment) for name, moment in moments.items() if moment is not None}
+
+    def _charge_ids(self) -> list[Group]:
+        """Those where most money does not agree first, then those with most money."""
+        return sorted(
+            self.by_charge_id,
+            key=lambda group: (
+                group.open.copy_negate(),
+                group.rows["total"].spend.copy_negate(),
+                group.events["total"].spend.copy_negate(),
+                group.charge_id is None,
+                group.charge_id or "",
+            ),
+        )[:CHARGE_IDS_LISTED]
+
 
 def from_json(found: Mapping[str, Any]) -> Document:
-    """A document as a run left it in the ledger: with its listed discrepancies, without the totals per ID and day."""
-    method = found["method"]
+    """A document as a run left it in the ledger, also one of an older version: what it did not know is none.
+
+    It has the discrepancies and charge IDs that were listed, and no totals per ID and day.
+    """
+    method, window = found["method"], found["window"]
     return Document(
         run_id=found["run_id"],
         command=found["command"],
         dry_run=found["dry_run"],
         status=found["status"],
         verified=found["verified"],
-        window_from=_moment(found["window"]["from"]),
-        window_to=_moment(found["window"]["to"]),
+        window_from=_moment(window["from"]),
+        window_to=_moment(window["to"]),
+        window_asked_to=_moment(window["asked_to"]) if "asked_to" in window else None,
+        window_extended_from=_moment(window["extended_from"]) if "extended_from" in window else None,
         **found["stream"],
-        rows=_row_classes(found["rows"]),
-        events=_event_classes(found["events"]),
+        rows=_every(_row_classes(found["rows"]), ROW_CLASSES, RowTotals()),
+        events=_every(_event_classes(found["events"]), EVENT_CLASSES, EventTotals()),
         reasons=found["reasons"],
         reason_spend={
             kind: {reason: Decimal(spend) for reason, spend in spends.items()}
@@ -338,7 +396,7 @@ def from_json(found: Mapping[str, Any]) -> Document:
             for finding in found["findings"]
         ),
         previous=previous_run(found["previous"]),
-        late=_row_classes(found["late"]),
+        late=_row_classes(found.get("late", {})),
     )
 
 
@@ -378,13 +436,6 @@ def _discrepancies(found: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def instant(moment: datetime) -> str:
-    """ISO 8601 in UTC with `Z`; milliseconds where they are not zero."""
-    moment = moment.astimezone(UTC)
-    timespec = "milliseconds" if moment.microsecond else "seconds"
-    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
-
-
 def discrepancy_json(row: Mapping[Any, Any]) -> dict[str, Any]:
     """One row of the discrepancies frame as the document shows it."""
     usage_time: pd.Timestamp = row["usage_time"]
@@ -410,7 +461,21 @@ def discrepancy_json(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _sides(group: Group) -> dict[str, Any]:
+    return {"rows": _classes_json(group.rows), "events": _classes_json(group.events)}
+
+
+def _classes_json(classes: Mapping[str, RowTotals] | Mapping[str, EventTotals]) -> dict[str, Any]:
+    return {str(name): totals.as_json() for name, totals in classes.items()}
+
+
+def _every(classes: Mapping[str, _Totals], names: Iterable[str], nothing: _Totals) -> dict[str, _Totals]:
+    """The total and every class in order; zeros where it is empty."""
+    return {str(name): classes.get(name, nothing) for name in ("total", *names)}
+
+
+def _reasons(found: Mapping[str, Mapping[str, _Number]], nothing: _Number) -> dict[str, dict[str, _Number]]:
     return {
-        "rows": {name: totals.as_json() for name, totals in group.rows.items()},
-        "events": {name: totals.as_json() for name, totals in group.events.items()},
+        str(name): {str(reason): nothing for reason in _REASONS.get(name, ())}
+        | {str(reason): number for reason, number in found.get(name, {}).items()}
+        for name in dict.fromkeys((*_REASONS, *found))
     }

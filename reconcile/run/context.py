@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.classify import Reach, Rules
+from reconcile.domain.dates import local_days
 from reconcile.domain.event import Shape
-from reconcile.domain.window import Window, local_days
+from reconcile.domain.window import Window
 from reconcile.errors import Interrupted
 from reconcile.lago.coverage import Coverage
 from reconcile.ledger import Lock
