@@ -72,11 +72,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to do. `command` is run, backfill or report; a report and a dry run send nothing and take no lock."""
+    """What to do. `command` is run, backfill or report; a report and a dry run send nothing and take no lock.
+
+    `asked_to` is the end that was asked for, where the window was cut to what may be looked at.
+    """
 
     command: str
     window: Window
     dry_run: bool = False
+    skip_unchanged: bool = False
+    asked_to: datetime | None = None
 
     @property
     def sends(self) -> bool:
