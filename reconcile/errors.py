@@ -52,6 +52,18 @@ class NotVisibleFault(ReconcileError):
     kind = "not_visible"
 
 
+class DoubtfulFault(ReconcileError):
+    """Unexplained live events could be those of the missing rows: nothing more was sent. A person has to look."""
+
+    kind = "doubtful"
+
+
+class OutputFault(ReconcileError):
+    """Stdout or a report file cannot be written. What was sent and recorded stands."""
+
+    kind = "output"
+
+
 class BooksFault(ReconcileError):
     """The classes do not add up to what was read. This is a defect of `reconcile`."""
 

@@ -82,7 +82,7 @@ def test_json_is_the_document_with_all_discrepancies(tmp_path: Path) -> None:
     document = factory.large(discrepancies=1_500, charge_ids=3)
     (path,) = write(document, tmp_path, ["json"], "zh-CN")
     found = orjson.loads(path.read_bytes())
-    assert found == orjson.loads(orjson.dumps(document.as_json(listed=None)))
+    assert found == orjson.loads(orjson.dumps(document.as_json(whole=True)))
     assert len(found["discrepancies"]) == found["discrepancies_total"] == 1_500
 
 

@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reconcile.domain.document import Document, instant
 from reconcile.domain.money import plain
-from reconcile.settings.values import Threshold, duration_text
+from reconcile.settings.alerting import Threshold
+from reconcile.settings.values import duration_text
 
 
 @dataclass(frozen=True, slots=True)
