@@ -34,7 +34,7 @@ WITH wanted AS (
         WHERE line.run_id = known.run_id
           AND line.batch = known.batch
           AND line.transaction_id = ''
-          AND line.what IN ('accepted', 'verified')
+          AND line.what = 'accepted'
       )
     )
   WHERE known.transaction_id = excluded.transaction_id
@@ -47,7 +47,7 @@ WITH wanted AS (
         WHERE line.run_id = known.run_id
           AND line.batch = known.batch
           AND line.transaction_id = ''
-          AND line.what IN ('accepted', 'verified')
+          AND line.what = 'accepted'
       )
     )
   RETURNING request_id, start_ms

@@ -7,7 +7,7 @@ SELECT
     WHERE line.run_id = delivery.run_id
       AND line.batch = delivery.batch
       AND line.transaction_id = ''
-      AND line.what IN ('accepted', 'verified')
+      AND line.what = 'accepted'
   ) AS taken,
   delivery.sent_at
 FROM reconcile.deliveries AS delivery

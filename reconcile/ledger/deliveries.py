@@ -86,6 +86,16 @@ class Deliveries(LedgerDatabase):
                 ],
             )
 
+    def verified(self, run_id: str, transaction_ids: Sequence[str]) -> None:
+        """Takes down that Lago was read back and shows these deliveries of the run: a line per batch."""
+        if not transaction_ids:
+            return
+        with self._begin() as connection:
+            connection.execute(
+                text(statements.text("verify_deliveries")),
+                {"run_id": run_id, "at": datetime.now(UTC), "shown": list(transaction_ids)},
+            )
+
     def answered(self, run_id: str, answers: Sequence[Mapping[str, Any]]) -> None:
         """Takes down what Lago answered: batch, transaction_id ('' for a whole batch), what, http_status, reason, events.
 
@@ -97,7 +107,7 @@ class Deliveries(LedgerDatabase):
         taken = [
             answer
             for answer in answers
-            if answer["transaction_id"] and answer["what"] in ("accepted", "exists", "verified")
+            if answer["transaction_id"] and answer["what"] in ("accepted", "exists")
         ]
         with self._begin() as connection:
             connection.execute(insert(journal), [{"at": now, "run_id": run_id, **answer} for answer in answers])

@@ -14,17 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reconcile.classify import Classification
+from reconcile.classify.doubt import Doubt
 from reconcile.domain import exact
 from reconcile.domain.document import DISCREPANCY_COLUMNS
 from reconcile.domain.event import transaction_ids
-from reconcile.domain.frames import among
+from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
 from reconcile.domain.instants import HOUR_MS, milliseconds
 from reconcile.domain.money import add
 from reconcile.domain.tally import Tally, billable_spend
 from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EventClass, Reason, RowClass, Scope
 from reconcile.domain.window import Window
 from reconcile.litellm.day_totals import DayTotals
-from reconcile.run.plan import Key
+from reconcile.run.decide import Chosen, Key, Pending
 from reconcile.run.retention import Deleted
 from reconcile.run.unchanged import Unchanged
 
@@ -52,6 +54,8 @@ class Books:
     free_of_charge: dict[str, int] = field(default_factory=dict)
     set_aside: tuple[int, Decimal] = (0, Decimal(0))
     pushed: tuple[int, Decimal] = (0, Decimal(0))
+    doubt: Doubt | None = None
+    held_before: frozenset[Key] = frozenset()
     # By charge ID, what the metric counts of the events listed in the window: how many, and the sum of its property.
     counted: dict[str, tuple[int, Decimal]] = field(default_factory=dict)
     aggregation: str | None = None
@@ -90,6 +94,7 @@ class Books:
         if rows.empty:
             return
         self.tally.add_rows(rows)
+        self._note_decided(rows)
         self._note_free_of_charge(rows)
         self._note_offsets(rows)
         self._keep_rows(rows, details or {})
@@ -130,16 +135,27 @@ class Books:
         count, money = self.set_aside
         self.set_aside = (count + len(costs), add((money, exact.total(exact.usable(costs)))))
 
-    def note_pushed(self, spend: npt.NDArray[np.float64]) -> None:
+    def note_doubt(self, doubt: Doubt) -> None:
+        """Keeps the first reason to send nothing."""
+        self.doubt = self.doubt or doubt
+
+    def note_pushed(self, chosen: Chosen) -> None:
         """Counts rows that are sent although Lago may hold their event."""
-        if not len(spend):
+        if not chosen.ours.any():
             return
+        spend = chosen.to_send["spend"].to_numpy(np.float64)[chosen.ours]
         count, money = self.pushed
         self.pushed = (count + len(spend), add((money, exact.total(billable_spend(spend)))))
 
-    def note_decided(self, rows: pd.DataFrame, held: frozenset[Key]) -> None:
+    def abandon(self, pending: Pending, classification: Classification) -> None:
+        """Takes in what a fault left undecided, so that every row that was read is in a class."""
+        rest = classification.settle(empty(ROWS), empty(EVENTS), None)
+        self.add_rows(joined([pending.rows, rest.rows]))
+
+    def _note_decided(self, rows: pd.DataFrame) -> None:
         """Notes which of the rows held before this run has seen, and which of them are settled now."""
-        if not held or rows.empty:
+        held = self.held_before
+        if not held:
             return
         stays = among(rows["class"], [RowClass.HELD, RowClass.MISSING]).tolist()
         keys = zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True)

@@ -137,6 +137,8 @@ def _reasons(tally: Tally) -> tuple[dict[str, dict[str, int]], dict[str, dict[st
 
 
 def _findings(settings: Settings, books: Books, seen: Seen, late: Mapping[str, RowTotals]) -> Iterator[Finding]:
+    if books.doubt is not None and seen.fault is None:
+        yield Finding(FindingKind.DOUBTFUL, books.doubt.text(), books.doubt.rows)
     count, money = books.pushed
     if count:
         names = ", ".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,9 +10,9 @@ import pandas as pd
 
 from reconcile.domain.frames import ROW_VERDICTS, among, empty, joined
 from reconcile.domain.vocabulary import RowClass
-from reconcile.domain.window import Window
-from reconcile.errors import ReconcileError
+from reconcile.errors import DoubtfulFault, ReconcileError
 from reconcile.run.deliver import send
+from reconcile.run.read import Read
 from reconcile.run.read_back import Listed, verify
 from reconcile.run.shared import Run
 
@@ -35,11 +34,29 @@ class Courier:
     details: dict[str, str] = field(default_factory=dict)
     fault: ReconcileError | None = None
     _listed: Listed = field(default_factory=Listed)
+    _doubt: DoubtfulFault | None = None
     _waiting: list[tuple[pd.DataFrame, list[str]]] = field(default_factory=list)
 
-    def note_listed(self, window: Window, events: int) -> None:
+    def note_listed(self, read: Read) -> None:
         """Takes down how many events Lago listed in a part, before anything is sent to it."""
-        self._listed = self._listed.with_part(window, events)
+        if read.part is not None and read.part.core:
+            self._listed = self._listed.with_part(read.part.window, len(read.events))
+
+    def doubt(self, fault: DoubtfulFault) -> None:
+        """Sends nothing more, unless the operator decided otherwise. The reading goes on: the report is to be whole."""
+        if self.may_send and not self.run.settings.doubtful:
+            self.may_send, self._doubt = False, self._doubt or fault
+
+    def raise_doubt(self) -> None:
+        """Ends the run with what stopped the sending."""
+        if self._doubt is not None:
+            raise self._doubt
+
+    def go_on(self) -> None:
+        """Raises what ended the sending, and `Interrupted` where the run is to stop."""
+        if self.fault is not None:
+            raise self.fault
+        self.run.go_on()
 
     def deliver(self, rows: pd.DataFrame, ours: npt.NDArray[np.bool_]) -> pd.DataFrame:
         """Sends rows (ROW_VERDICTS); gives those that were not delivered. The others come from `read_back`."""
@@ -89,7 +106,7 @@ class Courier:
         self._waiting = []
         return rows
 
-    def next_stretch(self) -> None:
+    def end_stretch(self) -> None:
         """Forgets the parts of the stretch that is done."""
         self._listed = Listed()
 

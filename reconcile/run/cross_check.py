@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
-from reconcile.domain.document import Finding, LagoUsage, SpendLogsGap
+from reconcile.domain.document import Finding, LagoUsage, Previous, SpendLogsGap, previous_run
 from reconcile.domain.instants import DAY_MS, milliseconds, moment
 from reconcile.domain.money import add
 from reconcile.domain.vocabulary import FindingKind
 from reconcile.domain.window import Window
 from reconcile.lago.directory import Directory
+from reconcile.lago.pricing import remarks
 from reconcile.lago.usage import Usage, UsageUnavailable
 from reconcile.litellm.day_totals import gaps
 from reconcile.run.books import Books
@@ -80,6 +81,39 @@ def lago_usage(
         f"comparison ({unavailable[0]})"
     )
     return tuple(lines), (Finding(FindingKind.USAGE_UNAVAILABLE, text, len(unavailable)),)
+
+
+def remarks_on_plans(run: Run, books: Books, directory: Directory) -> tuple[Finding, ...]:
+    """What the metric and the plans in use do to the bill that nobody expects."""
+    settings = run.settings
+    models = [str(group.model) for group in books.tally.by_model() if group.model]
+    found = remarks(
+        run.sides.metric,
+        directory.plans_in_use(),
+        settings.properties,
+        models=models,
+        precise_amount=settings.precise_amount is not None,
+    )
+    findings = [Finding(remark.kind, remark.text) for remark in found]
+    if directory.unknown_plans:
+        findings.append(
+            Finding(
+                FindingKind.LAGO_COUNTS,
+                f"Lago does not show the plan of {directory.unknown_plans} subscriptions: they are taken to price the "
+                "metric",
+                directory.unknown_plans,
+            )
+        )
+    return tuple(findings)
+
+
+def previous_run_of(run: Run, plan: Plan) -> Previous | None:
+    """The last finished run over the same window and stream."""
+    sides = run.sides
+    found = sides.ledger.previous(sides.stream, (plan.window.start, plan.window.end), run.run_id)
+    if found is None:
+        return None
+    return previous_run({**found["document"], "finished_at": found["document"]["method"]["finished_at"]})
 
 
 def _periods(run: Run, customer: str, subscription: str) -> list[tuple[str, Usage]] | UsageUnavailable:

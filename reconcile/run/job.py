@@ -6,25 +6,26 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from reconcile.classify import Classification
-from reconcile.domain.vocabulary import RowClass
+from reconcile.domain.dates import instant
 from reconcile.errors import ClockFault, Interrupted, ReconcileError
-from reconcile.ledger import Stream, new_run_id
-from reconcile.run import conclude
+from reconcile.ledger import Ledger, Stream, new_run_id
 from reconcile.run.books import Books
-from reconcile.run.connect import connected, open_ledger
+from reconcile.run.conclude import Seen, document
 from reconcile.run.courier import Courier
-from reconcile.run.cross_check import cross_check
+from reconcile.run.cross_check import lago_usage, previous_run_of, remarks_on_plans, spend_logs_gaps
 from reconcile.run.decide import Pending, choose, decide, release, release_events, take
 from reconcile.run.held_rows import held_rows
 from reconcile.run.judge import judged
-from reconcile.run.keep import keep, keep_held, new_books
-from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up
+from reconcile.run.keep import deleted_rows, keep, keep_held, new_books
+from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up, policy_of
 from reconcile.run.order import Order, Progress, Result, Silent, Timing
-from reconcile.run.plan import extended, make_plan
+from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
+from reconcile.run.preflight import connected, open_ledger
 from reconcile.run.read import Reader
 from reconcile.run.shared import Run, begin
 from reconcile.settings import Settings
@@ -32,61 +33,171 @@ from reconcile.settings import Settings
 log = structlog.get_logger()
 
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 
 
-def reconcile(run: Run) -> conclude.Outcome:
-    """Everything that happens to a row, in order. A fault ends the sending; what was read before is in the books."""
-    courier, books, found = Courier(run, may_send=run.order.sends), new_books(run), conclude.Found()
-    pending, classification = Pending(), Classification(run.rules)
+def reconcile(run: Run, books: Books) -> Seen:
+    """What happens to a row, in order. A fault ends the sending; what was read before it is in the books."""
+    policy, reach = policy_of(run), run.doubt_reach
+    courier, plan, seen = Courier(run, may_send=run.order.sends), None, Seen()
+    classification, pending = Classification(run.rules), Pending()
     try:
         directory = directory_of(run)
         held = held_rows(run.sides.ledger.held(run.sides.stream))
         plan = make_plan(run, held, free_rows(run, directory, held))
-        found = found.planned(plan, books.take_over(plan.unchanged))
+        seen = replace(seen, plan=plan)
+        books.held_before = plan.held_keys
+        books.take_over(plan.unchanged)
+        books.deleted = deleted_rows(run, plan, books)
         run.progress.total(plan.parts)
 
         for stretch in plan.stretches:
-            pending, classification = Pending(), Classification(run.rules)
+            classification, pending = Classification(run.rules), Pending()
             with Reader(run, plan, stretch, directory) as reader:
                 while True:
-                    read = reader.read(pending.awaited_ms(run.doubt_reach))
-                    books.read(read)
-                    if read.part is not None and read.part.core:
-                        courier.note_listed(read.part.window, len(read.events))
+                    # The next part of both sides; nothing more at the end.
+                    part = reader.read(pending.awaited_ms(reach))
+                    books.read(part.rows, part.counted_events)
+                    courier.note_listed(part)
 
+                    # Which event is whose, and whether Lago bills it.
                     with run.timing.stage("classify"):
-                        settled = classification.settle(read.rows, read.events, read.horizon_ms)
+                        settled = classification.settle(part.rows, part.events, part.horizon_ms)
                     rows, events = judged(settled.rows, settled.events, directory.coverage)
-                    taken = take(pending, rows, events, twins=read.twins)
-                    pending = taken.pending
+                    step = take(pending, rows, events, part.twins, policy)
+                    pending = step.pending
+                    books.add_rows(step.rows)
+                    books.add_events(step.events, stretch.counted)
 
-                    due = release(pending, classification.waiting_from(read.horizon_ms), run.doubt_reach)
-                    looked_up = look_up(run, directory, due)
-                    decided = decide(looked_up, due.pending, run.doubt_reach)
-                    if decided.doubt is not None and courier.may_send and not run.settings.doubtful:
-                        courier.may_send, found = False, found.doubted(doubt_fault(decided.doubt))
-                    final_events, pending = release_events(
-                        decided.pending, classification.waiting_from(read.horizon_ms), run.doubt_reach
-                    )
-
-                    chosen = choose(run, directory, taken.rows, decided.rows, may_send=courier.may_send)
+                    # What becomes of rows without an event, once every event that could be theirs has been read.
+                    frontier = classification.frontier_ms
+                    due = release(pending, frontier, reach)
+                    facts = look_up(run, directory, due.rows, pending.twins)
+                    decided = decide(facts.rows, facts.reasons, due.pending, reach)
+                    if decided.doubt is not None:
+                        courier.doubt(doubt_fault(decided.doubt))
+                        books.note_doubt(decided.doubt)
+                    explained, pending = release_events(decided.pending, frontier, reach)
+                    books.add_events(explained, stretch.counted)
+                    other = look_up(run, directory, step.pushable)
+                    chosen = choose(decided.rows, other.rows, other.reasons, may_send=courier.may_send)
                     books.add_rows(chosen.kept)
-                    books.add_events([taken.events, final_events], stretch.counted, plan)
-                    books.push(chosen.to_send, chosen.ours)
                     keep_held(run, chosen.kept)
-                    books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
-                    if courier.is_full or read.part is None:
-                        books.add_rows(courier.read_back())
-                    if courier.fault is not None:
-                        raise courier.fault
-                    if read.part is None:
-                        break
-            courier.next_stretch()
-            keep(run, plan, books, stretch)
 
-        found = cross_check(run, plan, books, directory, found)
+                    # Written down, sent, answered, read back.
+                    books.note_pushed(chosen)
+                    books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
+                    if courier.is_full or part.is_last:
+                        books.add_rows(courier.read_back())
+                    courier.go_on()
+                    if part.is_last:
+                        break
+            courier.end_stretch()
+
+        keep(run, plan, books)
+        courier.raise_doubt()
+        seen = replace(
+            seen,
+            gaps=spend_logs_gaps(run, plan, books),
+            findings=remarks_on_plans(run, books, directory),
+            previous=previous_run_of(run, plan),
+        )
+        if run.order.command == "report":
+            usage, findings = lago_usage(run, plan, books, directory)
+            seen = replace(seen, usage=usage, findings=(*seen.findings, *findings))
+        books.tally.check()
     except ReconcileError as error:
-        found = found.stopped(error)
+        seen = replace(seen, fault=error)
         books.add_rows(courier.abandon())
         books.abandon(pending, classification)
-    return found.outcome(run, books, courier)
+    return replace(seen, verified=courier.verified, **run.figures())
+
+
+def run(
+    settings: Settings,
+    order: Order,
+    *,
+    stop: threading.Event | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Result:
+    """Runs one job to its document and exit code (0 agreed, 1 discrepancies, 3 a fault, 130 interrupted).
+
+    Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
+    the batches on their way; `announce` is told the window's UTC instants before anything is read.
+    """
+    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
+    run_id = new_run_id(timing.started_at, secrets.token_hex(2))
+    structlog.contextvars.bind_contextvars(run_id=run_id)
+    try:
+        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
+            lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            order = begun_where_the_last_run_ended(settings, sides, order)
+            if announce is not None:
+                announce(f"window {order.window} UTC")
+                if order.extended_from is not None:
+                    announce(f"begins where the last run ended, before {instant(order.extended_from)}")
+            return _recorded(begin(settings, order, sides, run_id, timing, stop, progress, lock))
+    except ReconcileError as error:
+        if error.exit_code not in (3, EXIT_INTERRUPTED):
+            raise
+        log.error(str(error), kind=error.kind)
+        return _not_begun(settings, order, run_id, timing, error)
+    finally:
+        structlog.contextvars.unbind_contextvars("run_id")
+
+
+def _recorded(run: Run) -> Result:
+    """Does the work, and writes it down in the ledger from begin to end."""
+    ledger, order, books = run.sides.ledger, run.order, new_books(run.settings, run.sides.metric)
+    _begin(ledger, run.sides.stream, order, run.run_id, run.timing, run.sides.litellm)
+    seen = reconcile(run, books)
+    fault = seen.fault
+    if fault is not None:
+        log.error(str(fault), kind=fault.kind)
+    found = document(run.settings, order, run.run_id, run.timing, books, seen)
+    exit_code = EXIT_CODES[found.status]
+    if isinstance(fault, (Interrupted, ClockFault)):
+        exit_code = fault.exit_code
+    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
+        ledger.finish_run(
+            run.run_id,
+            status=found.status,
+            exit_code=exit_code,
+            document=found.as_json(),
+            finished_at=found.method.finished_at,
+        )
+    if isinstance(fault, ClockFault):
+        raise fault
+    return Result(found, exit_code)
+
+
+def _not_begun(settings: Settings, order: Order, run_id: str, timing: Timing, fault: ReconcileError) -> Result:
+    """The document of a run that a fault stopped before it began; recorded where the ledger is within reach."""
+    found = document(settings, order, run_id, timing, new_books(settings), Seen(fault=fault))
+    stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
+    with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
+        _begin(ledger, stream, order, run_id, timing, "")
+        ledger.finish_run(
+            run_id,
+            status=found.status,
+            exit_code=fault.exit_code,
+            document=found.as_json(),
+            finished_at=found.method.finished_at,
+        )
+    return Result(found, fault.exit_code)
+
+
+def _begin(ledger: Ledger, stream: Stream, order: Order, run_id: str, timing: Timing, litellm: str) -> None:
+    ledger.begin_run(
+        run_id,
+        stream,
+        command=order.command,
+        dry_run=order.dry_run,
+        window=(order.window.start, order.window.end),
+        started_at=timing.started_at,
+        litellm=litellm,
+    )
+
+
+__all__ = ["EXIT_INTERRUPTED", "Order", "Progress", "Result", "Silent", "reconcile", "run"]

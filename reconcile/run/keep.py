@@ -13,24 +13,23 @@ from reconcile.domain.frames import among
 from reconcile.domain.instants import HOUR_MS, as_ms, milliseconds, moment
 from reconcile.domain.tally import Tally
 from reconcile.domain.vocabulary import RowClass
+from reconcile.lago import Metric
 from reconcile.run.books import Books
 from reconcile.run.held_rows import KEPT
 from reconcile.run.plan import Plan, hours_read
 from reconcile.run.retention import Deleted
 from reconcile.run.shared import Run
 from reconcile.run.unchanged import keep_agreed
+from reconcile.settings import Settings
 
 _QUARTER_MS = 900_000
 
 
-def new_books(run: Run) -> Books:
+def new_books(settings: Settings, metric: Metric | None = None) -> Books:
     """Empty books for a run."""
-    zone = run.settings.time_zone
-    tally = Tally(lambda times: local_day_numbers(times, zone), as_ms(run.settings.slice_length))
-    reach = run.rules.reach
-    return Books(
-        run.settings.event_code, tally, (reach.before, reach.after), aggregation=run.sides.metric.aggregation_type
-    )
+    tally = Tally(lambda times: local_day_numbers(times, settings.time_zone), as_ms(settings.slice_length))
+    reach = (as_ms(settings.match_before), as_ms(settings.match_after))
+    return Books(settings.event_code, tally, reach, aggregation=None if metric is None else metric.aggregation_type)
 
 
 def deleted_rows(run: Run, plan: Plan, books: Books) -> Deleted:

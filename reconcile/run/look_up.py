@@ -44,9 +44,9 @@ def directory_of(run: Run) -> Directory:
     return Directory(
         run.sides.lago,
         run.sides.ledger.memory(run.sides.stream),
-        run.settings.event_code,
-        run.settings.id_kind == "external_customer_id",
-        milliseconds(run.timing.started_at),
+        code=run.settings.event_code,
+        by_customer=run.settings.id_kind == "external_customer_id",
+        now_ms=milliseconds(run.timing.started_at),
     )
 
 

@@ -7,20 +7,24 @@ hold as many rows each, and Lago lists as many events in it. A row that was writ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
+from reconcile.domain.dates import instant
 from reconcile.domain.frames import ROWS, empty, joined
 from reconcile.domain.instants import EPOCH, HOUR, HOUR_MS, as_ms, milliseconds, moment
 from reconcile.domain.intervals import merged, on_grid, without
 from reconcile.domain.vocabulary import Scope
 from reconcile.domain.window import Window
+from reconcile.errors import PreflightError
 from reconcile.run.held_rows import HeldRow
 from reconcile.run.order import Order
+from reconcile.run.preflight import Sides
 from reconcile.run.unchanged import Fingerprints, Unchanged, unchanged_slices
+from reconcile.settings import Settings
 from reconcile.run.shared import Run
 
 # So many slices, or rows, are read at once where the slices hold little: each reading costs the same however little it
@@ -106,6 +110,29 @@ class Plan:
         return merged(
             part.window for stretch in self.stretches for part in stretch.parts if part.scope is Scope.WINDOW
         )
+
+
+def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Order) -> Order:
+    """The order of a nightly run, begun where the last one ended if that is earlier: a night that failed leaves no gap.
+
+    Raises `PreflightError` for the first `run` of a stream beside another one that has billed the same organization from
+    the same database: what that one billed would be billed once more.
+    """
+    if order.command != "run" or not order.sends:
+        return order
+    ledger, stream = sides.ledger, sides.stream
+    if settings.start is None and (others := ledger.streams_beside(stream, sides.litellm)):
+        code, charge_by = others[0]
+        raise PreflightError(
+            f"RECONCILE_START: this is the first run of {stream.event_code} by {stream.charge_by}, and {code} by {charge_by} "
+            "has billed the same usage before; say from when on this one bills, for example "
+            f"RECONCILE_START={instant(order.window.end)}"
+        )
+    last = ledger.last_run_to(stream)
+    start = order.window.start if last is None else max(last, order.window.end - settings.recheck)
+    if start >= order.window.start:
+        return order
+    return replace(order, window=Window(start, order.window.end), extended_from=order.window.start)
 
 
 def make_plan(run: Run, order: Order, held: Sequence[HeldRow], free: Sequence[HeldRow]) -> Plan:

@@ -47,6 +47,14 @@ class Read:
     twins: frozenset[Key]
     horizon_ms: int | None
 
+    @property
+    def is_last(self) -> bool:
+        return self.part is None
+
+    @property
+    def counted_events(self) -> pd.DataFrame:
+        return self.events[self.counted]
+
 
 class Reader:
     """Reads a stretch part by part. Use it as a context manager."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from reconcile.classify import Reach, Rules
 from reconcile.domain.event import Shape
@@ -12,9 +13,9 @@ from reconcile.domain.instants import as_ms
 from reconcile.errors import Interrupted
 from reconcile.lago.events import EventShape
 from reconcile.ledger import Lock
-from reconcile.run.connect import Sides
 from reconcile.run.metric import event_shape, own_number
 from reconcile.run.order import Order, Progress, Timing
+from reconcile.run.preflight import Sides
 from reconcile.settings import PROPERTIES, Settings
 
 
@@ -35,6 +36,16 @@ class Run:
     event_shape: EventShape
     doubt_reach: Reach
     halo: timedelta
+
+    def figures(self) -> dict[str, Any]:
+        """What Lago was asked: for the document's method."""
+        lago = self.sides.lago
+        return {
+            "store": "clickhouse" if self.sides.clickhouse else "postgres",
+            "requests": lago.requests,
+            "retries": lago.retries,
+            "in_flight": lago.in_flight,
+        }
 
     def go_on(self) -> None:
         """Raises `Interrupted` where the run is to stop."""
