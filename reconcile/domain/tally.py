@@ -121,7 +121,7 @@ class Tally:
         if not same.all():
             worst = int(np.flatnonzero(~same)[0])
             raise BooksFault(
-                f"{int((~same).sum())} rows agree with events of another cost: {row[worst]!r} and {event[worst]!r}"
+                f"{int((~same).sum())} rows agree with events of another cost: {float(row[worst])!r} and {float(event[worst])!r}"
             )
 
     # --- the proof
