@@ -49,7 +49,10 @@ class Catalog(Usages, Invoices):
         """The billable metric of this code, None where Lago has none."""
         if not code:
             return None  # the path without a code is the list
-        answer = self.http.get(f"/billable_metrics/{segment(code)}", answers=_ABSENT)
+        path = f"/billable_metrics/{segment(code)}"
+        answer = self.http.get(path, answers=_ABSENT)
+        if not answer.ok and "code" not in (answer.body or {}):
+            answer = self.http.get(path)  # a proxy's 404 says nothing about the metric: hold on, or raise
         found = as_dict((answer.body or {}).get("billable_metric"))
         if found.get("code") == code:
             return read_metric(found)

@@ -13,7 +13,7 @@ from reconcile.lago import Charge, Lago, Metric, MetricFilter, Organization, Per
 from reconcile.lago.http import Unserved
 from reconcile.lago.items import is_free
 
-from .lago_catalog import CODE, CannedCatalog, charge, plan
+from .lago_catalog import CODE, CannedCatalog, charge, not_found, plan
 from .lago_double import Double, Reply, Request
 
 
@@ -92,7 +92,10 @@ def test_metric(double: Double, client: Lago) -> None:
 
 def test_metric_of_a_server_that_only_lists(double: Double, client: Lago) -> None:
     others: list[dict[str, Any]] = [{"code": f"other-{number}"} for number in range(7)]
-    double.scripts.append(serving("/billable_metrics", paged("billable_metrics", [*others, METRIC], 3)))
+    double.scripts += [
+        serving("/billable_metrics", paged("billable_metrics", [*others, METRIC], 3)),
+        lambda _: not_found("resource"),
+    ]
     assert client.metric("llm") == READ
     assert client.metric("LLM") is None
 

@@ -85,7 +85,9 @@ def test_under_way_a_refusal_is_held_and_the_request_repeated(
     found = client.metric("llm")
     assert found is not None
     assert found.field_name == "response_cost"
-    assert (client.requests, client.retries) == (3, 2)
+    # The first 404 is looked at: it may be Lago's own word that there is no such metric.
+    looked_at = isinstance(fault, Reply) and fault.status == 404
+    assert (client.requests, client.retries) == (3, 1 if looked_at else 2)
 
 
 def metric(request: Request) -> Reply | None:
@@ -149,7 +151,6 @@ def test_preflight_takes_a_wrong_answer_at_once(double: Double, client: Lago, re
         client.preflight.metric("llm")
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
-    # A 404 may be a server that only lists its metrics.
     assert len(double.requests) == (2 if reply.status == 404 else 1)
 
 
