@@ -116,7 +116,8 @@ def constant(text: str, count: int) -> pd.Categorical:
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of the same columns as one, with a fresh index. Words of categorical columns are united, not made objects."""
+    """Frames of the same columns as one, with a fresh index. Words of categorical columns are united, not made
+    objects."""
     first, *others = [frame for frame in frames if len(frame)] or [frames[0]]
     if not others:
         return first.reset_index(drop=True)

@@ -121,7 +121,8 @@ class Tally:
         if not same.all():
             worst = int(np.flatnonzero(~same)[0])
             raise BooksFault(
-                f"{int((~same).sum())} rows agree with events of another cost: {float(row[worst])!r} and {float(event[worst])!r}"
+                f"{int((~same).sum())} rows agree with events of another cost: "
+                f"{float(row[worst])!r} and {float(event[worst])!r}"
             )
 
     # --- the proof
@@ -158,9 +159,7 @@ class Tally:
     def delivered_in(self, number: int) -> int:
         """How many rows of a slice this run has delivered."""
         groups = self._rows.by("scope", "class", only=number)
-        return sum(
-            counters[0] for (_, name), (counters, _) in groups.items() if name == RowClass.DELIVERED.value
-        )
+        return sum(counters[0] for (_, name), (counters, _) in groups.items() if name == RowClass.DELIVERED.value)
 
     def pack(self, number: int, further: Any) -> bytes:
         """The totals of a slice that agrees, for `absorb`: what this run delivered stands as matched on both sides.

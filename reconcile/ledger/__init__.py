@@ -9,10 +9,11 @@ from reconcile.ledger.deliveries import Deliveries
 from reconcile.ledger.held import Held
 from reconcile.ledger.hours import Hours
 from reconcile.ledger.locks import Lock, Locks
+from reconcile.ledger.remembered import Memories
 from reconcile.ledger.runs import Runs, new_run_id
 
 
-class Ledger(Locks, Runs, Deliveries, Held, Hours):
+class Ledger(Locks, Runs, Deliveries, Held, Hours, Memories):
     """All of it. Usable from several threads, one at a time."""
 
 

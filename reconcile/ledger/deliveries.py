@@ -97,18 +97,15 @@ class Deliveries(LedgerDatabase):
             )
 
     def answered(self, run_id: str, answers: Sequence[Mapping[str, Any]]) -> None:
-        """Takes down what Lago answered: batch, transaction_id ('' for a whole batch), what, http_status, reason, events.
+        """Takes down what Lago answered: batch, transaction_id ('' for a whole batch), what, http_status, reason,
+        events.
 
         An event that Lago has, though its batch was not accepted as a whole, is noted at its delivery as well.
         """
         if not answers:
             return
         now = datetime.now(UTC)
-        taken = [
-            answer
-            for answer in answers
-            if answer["transaction_id"] and answer["what"] in ("accepted", "exists")
-        ]
+        taken = [answer for answer in answers if answer["transaction_id"] and answer["what"] in ("accepted", "exists")]
         with self._begin() as connection:
             connection.execute(insert(journal), [{"at": now, "run_id": run_id, **answer} for answer in answers])
             if taken:

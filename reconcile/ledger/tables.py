@@ -70,8 +70,8 @@ deliveries = Table(
 )
 
 # What happened, never changed. A line is about a whole batch (transaction_id is '', `events` says how many it held):
-# sent, accepted, verified; or about one event of a batch that was not accepted as a whole: accepted, exists, refused,
-# unknown, verified.
+# sent, accepted, read_back; or about one event of a batch that was not accepted as a whole: accepted, exists, refused,
+# unknown. 0.1 wrote a line per event, and `verified` for `read_back`.
 journal = Table(
     "journal",
     metadata,
@@ -131,9 +131,21 @@ long_calls = Table(
     Column("usage_ms", BigInteger, nullable=False),
 )
 
+# What Lago said once and is not asked for in every run: true of the thing as `stamp` describes it.
+remembered = Table(
+    "remembered",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("stamp", Text, nullable=False),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("value", JSONB, nullable=False),
+)
+
 # The figures of slices that agreed, so that an unchanged one needs no reading. `fingerprint` covers the settings and
 # the row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals`
-# is compressed JSON.
+# is JSON (compressed JSON of another form where 0.1 wrote it, which no fingerprint meets any more).
 slices = Table(
     "slices",
     metadata,

@@ -46,7 +46,8 @@ class Books:
     reach_ms: tuple[int, int]
     days: DayTotals = field(default_factory=DayTotals)
     deleted: Deleted = field(default_factory=lambda: Deleted({}, {}, 1))
-    # Of each slice that was read, by its number: LiteLLM's daily lines. Of each hour of "startTime": rows of the window.
+    # Of each slice that was read, by its number: LiteLLM's daily lines. Of each hour of "startTime": rows of the
+    # window.
     days_of_slices: dict[int, list[list[Any]]] = field(default_factory=dict)
     rows_of_hours: dict[int, int] = field(default_factory=dict)
     decided: set[Key] = field(default_factory=set)
@@ -114,7 +115,8 @@ class Books:
         self.tally.add_events(events)
         # The pairs of the window stand with their rows already.
         alone = among(events["class"], _ALONE) | (
-            among(events["class"], DISCREPANCY_CLASSES) & ~among(events["row_scope"], [Scope.WINDOW, Scope.LATE, Scope.HELD])
+            among(events["class"], DISCREPANCY_CLASSES)
+            & ~among(events["row_scope"], [Scope.WINDOW, Scope.LATE, Scope.HELD])
             & ~among(events["class"], [EventClass.UNBILLED])
         )
         if alone.any():

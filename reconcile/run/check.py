@@ -167,9 +167,7 @@ def _traffic(settings: Settings, lago: Lago, found: _Found) -> str:
     told = f"{found.rows_of_a_day} rows here and {events} events in Lago within a day"
     if events > 20 and events > _MORE * found.rows_of_a_day:
         told += (
-            f": more is in Lago under {settings.event_code} than this database explains; if another proxy posts under the "
-            "same code, give each its own, since one's events can hide the other's losses"
+            f": more is in Lago under {settings.event_code} than this database explains; if another proxy posts under "
+            "the same code, give each its own, since one's events can hide the other's losses"
         )
     return told
-
-

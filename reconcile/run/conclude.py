@@ -169,8 +169,8 @@ def _findings(settings: Settings, books: Books, seen: Seen, late: Mapping[str, R
         count, money = books.set_aside
         yield Finding(
             FindingKind.RETENTION,
-            f"LiteLLM has deleted {sum(cut.values())} rows of {len(cut)} hours since they were reconciled; {count} events "
-            "of the window belong to them and are not counted here",
+            f"LiteLLM has deleted {sum(cut.values())} rows of {len(cut)} hours since they were reconciled; {count} "
+            "events of the window belong to them and are not counted here",
             sum(cut.values()),
             money,
         )
@@ -207,7 +207,8 @@ def _slow_events(settings: Settings, books: Books) -> Iterator[Finding]:
         text = (
             f"1 % of the live events are stamped {max(late, 0) / 1000:.1f} s or more after their rows, or "
             f"{max(-early, 0) / 1000:.1f} s before them; beyond RECONCILE_MATCH_AFTER ({after / 1000:.0f} s) and "
-            f"RECONCILE_MATCH_BEFORE ({before / 1000:.0f} s) they are not found: LiteLLM's queue is slow, or a clock is off"
+            f"RECONCILE_MATCH_BEFORE ({before / 1000:.0f} s) they are not found: LiteLLM's queue is slow, or a "
+            "clock is off"
         )
         yield Finding(FindingKind.SLOW_EVENTS, text, int(books.offsets.sum()))
 

@@ -109,4 +109,3 @@ class Courier:
     def end_stretch(self) -> None:
         """Forgets the parts of the stretch that is done."""
         self._listed = Listed()
-

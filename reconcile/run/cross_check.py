@@ -118,17 +118,16 @@ def previous_run_of(run: Run, plan: Plan) -> Previous | None:
 
 def _periods(run: Run, customer: str, subscription: str) -> list[tuple[str, Usage]] | UsageUnavailable:
     lago, code = run.sides.lago, run.settings.event_code
-    current, past = (ask(customer, subscription, code) for ask in (lago.current_usage, lago.past_usage))
+    current = lago.current_usage(customer, subscription, code)
     if isinstance(current, UsageUnavailable):
         return current
+    past = lago.past_usage(customer, subscription, code)
     if isinstance(past, UsageUnavailable):
         return past
     return [*([("current", current)] if current is not None else []), *(("past", usage) for usage in past)]
 
 
-def _line(
-    run: Run, plan: Plan, books: Books, charge_id: str, kind: str, usage: Usage, *, alone: bool
-) -> LagoUsage:
+def _line(run: Run, plan: Plan, books: Books, charge_id: str, kind: str, usage: Usage, *, alone: bool) -> LagoUsage:
     count, units = books.in_lago(charge_id)
     whole = alone and _whole(plan.window, usage, kind)
     return LagoUsage(

@@ -1,8 +1,8 @@
 """Decides what becomes of rows that have no event: held back with a reason, or sent. Pure.
 
 A missing row waits until every event that could be its own has been read: an unexplained live event of equal content
-may lie hours away, where LiteLLM's queue or a clock was late. And where many rows are missing beside as many unexplained
-events that could be theirs, nothing is sent at all.
+may lie hours away, where LiteLLM's queue or a clock was late. And where many rows are missing beside as many
+unexplained events that could be theirs, nothing is sent at all.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Key = tuple[str, int]  # request_id, start_ms
 class Policy:
     """What the operator set about sending.
 
-    Rows with more spend than `row_limit` (USD) are not sent, nor those with a usage time before `start_ms`. `pushed` are
-    classes that are sent although Lago may hold their event; with `push_not_counted` so are rows of which a live event
-    adds nothing to the sum that is billed.
+    Rows with more spend than `row_limit` (USD) are not sent, nor those with a usage time before `start_ms`. `pushed`
+    are classes that are sent although Lago may hold their event; with `push_not_counted` so are rows of which a live
+    event adds nothing to the sum that is billed.
     """
 
     row_limit: float
@@ -78,9 +78,7 @@ class Due:
     pending: Pending
 
 
-def take(
-    pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: frozenset[Key], policy: Policy
-) -> Taken:
+def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: frozenset[Key], policy: Policy) -> Taken:
     """Sorts fresh verdicts: missing rows and unexplained events wait, the rest is decided.
 
     A row that was read as context alone belongs to another run's window: nothing becomes of it here.
@@ -114,7 +112,8 @@ def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
 
 
 def release(pending: Pending, events_until_ms: int, reach: Reach) -> Due:
-    """Takes out the rows that no event later than what was read can belong to. `events_until_ms` is how far was read."""
+    """Takes out the rows that no event later than what was read can belong to. `events_until_ms` is how far was
+    read."""
     due = pending.rows["usage_ms"].to_numpy(np.int64) <= events_until_ms - reach.after
     return Due(pending.rows[due].reset_index(drop=True), replace(pending, rows=pending.rows[~due]))
 
@@ -161,8 +160,8 @@ class Decided:
 def decide(rows: pd.DataFrame, reasons: Sequence[str], pending: Pending, reach: Reach) -> Decided:
     """Holds back what must not be sent. `reasons` are those of `static_reasons`, row by row.
 
-    Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any of
-    them is held for an event of its own: a clock that is wrong makes every event look late.
+    Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any
+    of them is held for an event of its own: a clock that is wrong makes every event look late.
     """
     held = np.array([bool(reason) for reason in reasons], bool)
     told = list(reasons)

@@ -27,9 +27,9 @@ from reconcile.run.shared import Run
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of rows that were to be sent: `rows` are ROW_VERDICTS of class delivered (Lago answered that it has the
-    event; it is read back later), rejected, misdirected or missing. `ids` are their transaction IDs, `details` what Lago
-    said of those it refused, by ID."""
+    """What became of rows that were to be sent: `rows` are ROW_VERDICTS of class delivered (Lago answered that it has
+    the event; it is read back later), rejected, misdirected or missing. `ids` are their transaction IDs, `details` what
+    Lago said of those it refused, by ID."""
 
     rows: pd.DataFrame
     ids: list[str]
@@ -48,8 +48,8 @@ def own_ids(code: str, rows: pd.DataFrame) -> list[str]:
 def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]], batches_before: int) -> Sent:
     """Sends rows (ROW_VERDICTS; `subscription_id` is where the event goes) in batches numbered after `batches_before`.
 
-    `ours` marks those that go out although Lago may hold an event of theirs, as the operator decided. A fault on the way
-    is kept in the result, beside what is known of every row.
+    `ours` marks those that go out although Lago may hold an event of theirs, as the operator decided. A fault on the
+    way is kept in the result, beside what is known of every row.
     """
     ids = own_ids(run.settings.event_code, rows)
     if run.lock is not None:
@@ -132,7 +132,11 @@ def _batches(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[list[dict
     """The events of the rows, a few thousand built at a time."""
     for first in range(0, len(rows), 50 * BATCH_SIZE):
         part = rows.iloc[first : first + 50 * BATCH_SIZE]
-        yield build(part, ids[first : first + 50 * BATCH_SIZE], run.shape)
+        made = part.assign(
+            transaction_id=pd.array(ids[first : first + len(part)], dtype="str"), bare_model=part["model"].astype("str")
+        )
+        events = build(made, run.shape)
+        yield from (events[at : at + BATCH_SIZE] for at in range(0, len(events), BATCH_SIZE))
 
 
 def _lines(outcomes: list[Outcome], batches_before: int) -> list[dict[str, Any]]:

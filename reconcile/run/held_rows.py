@@ -1,4 +1,5 @@
-"""Rows that earlier runs held back, however old. LiteLLM may have deleted them since: then the ledger's copy is sent."""
+"""Rows that earlier runs held back, however old. LiteLLM may have deleted them since: then the ledger's copy is
+sent."""
 
 from __future__ import annotations
 
@@ -35,9 +36,7 @@ class HeldRow:
 
 def held_rows(entries: Iterable[dict[str, Any]]) -> list[HeldRow]:
     """The ledger's entries as values."""
-    return [
-        HeldRow(one["request_id"], one["start_ms"], one["usage_ms"], one["reason"], one["row"]) for one in entries
-    ]
+    return [HeldRow(one["request_id"], one["start_ms"], one["usage_ms"], one["reason"], one["row"]) for one in entries]
 
 
 def may_end(row: HeldRow) -> bool:

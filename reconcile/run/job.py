@@ -1,4 +1,5 @@
-"""THE STORY of a run: plan → read → classify → judge → decide → deliver → read back → tally → cross-check → document."""
+"""THE STORY of a run: plan → read → classify → judge → decide → deliver → read back → tally → cross-check →
+document."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def reconcile(run: Run, books: Books) -> Seen:
     try:
         directory = directory_of(run)
         held = held_rows(run.sides.ledger.held(run.sides.stream))
-        plan = make_plan(run, held, free_rows(run, directory, held))
+        plan = make_plan(run, run.order, held, free_rows(run, directory, held))
         seen = replace(seen, plan=plan)
         books.held_before = plan.held_keys
         books.take_over(plan.unchanged)

@@ -1,4 +1,5 @@
-"""What a run begins with and what the ledger keeps of it, so that later ones need not read the same, and lose nothing."""
+"""What a run begins with and what the ledger keeps of it, so that later ones need not read the same, and lose
+nothing."""
 
 from __future__ import annotations
 
@@ -75,14 +76,14 @@ def keep_held(run: Run, rows: pd.DataFrame) -> None:
 
 
 def keep(run: Run, plan: Plan, books: Books) -> None:
-    """Writes down what this run has settled: agreed slices, the counts of its hours, held rows that are held no more."""
+    """Writes down what this run has settled: agreed slices, the counts of its hours, held rows that are held no
+    more."""
     if not run.order.sends:
         return
     ledger, stream = run.sides.ledger, run.sides.stream
     keep_agreed(run, books.tally, plan.read_slices, plan.fingerprints, books.days_of_slices)
-    there = {
-        milliseconds(hour.to_pydatetime()) // HOUR_MS: int(count) for hour, count in plan.recount.counts.items()
-    }
+    numbers = plan.recount.counts.index.to_numpy("datetime64[ms]").astype(np.int64) // HOUR_MS
+    there = dict(zip(numbers.tolist(), plan.recount.counts.tolist(), strict=True))
     read = hours_read(plan, run.settings.max_call)
     ledger.keep_hours(
         stream,

@@ -1,4 +1,5 @@
-"""What has to be looked up about missing rows before they can be decided about: in Lago's catalogue, in the spend log."""
+"""What has to be looked up about missing rows before they can be decided about: in Lago's catalogue, in the spend
+log."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from reconcile.domain.instants import milliseconds, moment
 from reconcile.domain.vocabulary import Reason
 from reconcile.errors import DoubtfulFault
 from reconcile.lago.directory import Directory
+from reconcile.lago.price_list import Remembered
 from reconcile.run.decide import Key, Policy, static_reasons
 from reconcile.run.held_rows import HeldRow, as_rows, may_end
 from reconcile.run.shared import Run
@@ -22,7 +24,8 @@ from reconcile.run.shared import Run
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """Rows (ROW_VERDICTS) with the subscription that their event goes to, and per row why it is held back, '' for none."""
+    """Rows (ROW_VERDICTS) with the subscription that their event goes to, and per row why it is held back, '' for
+    none."""
 
     rows: pd.DataFrame
     reasons: list[str]
@@ -43,11 +46,28 @@ def directory_of(run: Run) -> Directory:
     """What is known of Lago's subscriptions, empty at first; what earlier runs remember is at hand."""
     return Directory(
         run.sides.lago,
-        run.sides.ledger.memory(run.sides.stream),
+        _Memory(run),
         code=run.settings.event_code,
         by_customer=run.settings.id_kind == "external_customer_id",
         now_ms=milliseconds(run.timing.started_at),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What the ledger keeps of Lago's catalogue, as the directory asks for it."""
+
+    run: Run
+
+    def load(self, keys: Sequence[str]) -> dict[str, Remembered]:
+        found = self.run.sides.ledger.recall_catalogue(self.run.sides.stream, keys)
+        return {key: Remembered(key, *rest) for key, rest in found.items()}
+
+    def store(self, entries: Sequence[Remembered]) -> None:
+        if self.run.order.sends:
+            self.run.sides.ledger.keep_catalogue(
+                self.run.sides.stream, [(one.key, one.stamp, one.asked_ms, one.value) for one in entries]
+            )
 
 
 def look_up(run: Run, directory: Directory, rows: pd.DataFrame, twins: frozenset[Key] = frozenset()) -> LookedUp:
@@ -57,9 +77,7 @@ def look_up(run: Run, directory: Directory, rows: pd.DataFrame, twins: frozenset
     with run.timing.stage("look up"):
         subscriptions, nobody = _nobody_billed(run, directory, rows)
         twice = _written_twice(run, rows, twins)
-    return LookedUp(
-        rows.assign(subscription_id=subscriptions), static_reasons(rows, nobody, twice, policy_of(run))
-    )
+    return LookedUp(rows.assign(subscription_id=subscriptions), static_reasons(rows, nobody, twice, policy_of(run)))
 
 
 def free_rows(run: Run, directory: Directory, held: Sequence[HeldRow]) -> list[HeldRow]:
@@ -84,8 +102,7 @@ def _nobody_billed(run: Run, directory: Directory, rows: pd.DataFrame) -> tuple[
         # A customer without one subscription cannot be pushed: there is no ID to send the event to.
         uncovered = (Reason.NO_SUBSCRIPTION, Reason.SEVERAL_SUBSCRIPTIONS)
         reasons = [
-            "" if reason in uncovered and name else reason
-            for reason, name in zip(reasons, subscriptions, strict=True)
+            "" if reason in uncovered and name else reason for reason, name in zip(reasons, subscriptions, strict=True)
         ]
     if settings.late == "push":
         reasons = ["" if reason == Reason.PERIOD_CLOSED else reason for reason in reasons]

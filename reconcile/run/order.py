@@ -56,9 +56,9 @@ class Timing:
 class Order:
     """What to do. `command` is run, backfill or report; a report and a dry run send nothing and take no lock.
 
-    `asked_to` is the end that was asked for, where the window was cut to what is old enough; `extended_from` the start that
-    was asked for, where the run begins earlier to close a gap. `skip_unchanged` leaves
-    slices unread that agreed before and whose counts are the same.
+    `asked_to` is the end that was asked for, where the window was cut to what is old enough; `extended_from` the start
+    that was asked for, where the run begins earlier to close a gap. `skip_unchanged` leaves slices unread that agreed
+    before and whose counts are the same.
     """
 
     command: str

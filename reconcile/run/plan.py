@@ -1,7 +1,7 @@
 """What a run has to look at: the slices of its window, and those of late and held rows, each with its surroundings.
 
-A slice that agreed before is left unread where its counts stand as they were: the hours in which its rows may have begun
-hold as many rows each, and Lago lists as many events in it. A row that was written late makes its hour grow.
+A slice that agreed before is left unread where its counts stand as they were: the hours in which its rows may have
+begun hold as many rows each, and Lago lists as many events in it. A row that was written late makes its hour grow.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from reconcile.errors import PreflightError
 from reconcile.run.held_rows import HeldRow
 from reconcile.run.order import Order
 from reconcile.run.preflight import Sides
+from reconcile.run.shared import Run
 from reconcile.run.unchanged import Fingerprints, Unchanged, unchanged_slices
 from reconcile.settings import Settings
-from reconcile.run.shared import Run
 
 # So many slices, or rows, are read at once where the slices hold little: each reading costs the same however little it
 # finds.
@@ -83,7 +83,8 @@ class Plan:
     unchanged: Unchanged
     recount: Recount
     fingerprints: Fingerprints
-    # Rows (ROWS) that the feed may not find by their start: of hours that grew, and calls longer than RECONCILE_MAX_CALL.
+    # Rows (ROWS) that the feed may not find by their start: of hours that grew, and calls longer than
+    # RECONCILE_MAX_CALL.
     further: pd.DataFrame
     late: frozenset[Key]
     # The stream's held rows, those of them that Lago would bill now, and of these the ones from outside the window.
@@ -107,16 +108,14 @@ class Plan:
 
     def read_windows(self) -> list[Window]:
         """The parts of the window that are read, in order, those that meet as one."""
-        return merged(
-            part.window for stretch in self.stretches for part in stretch.parts if part.scope is Scope.WINDOW
-        )
+        return merged(part.window for stretch in self.stretches for part in stretch.parts if part.scope is Scope.WINDOW)
 
 
 def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Order) -> Order:
     """The order of a nightly run, begun where the last one ended if that is earlier: a night that failed leaves no gap.
 
-    Raises `PreflightError` for the first `run` of a stream beside another one that has billed the same organization from
-    the same database: what that one billed would be billed once more.
+    Raises `PreflightError` for the first `run` of a stream beside another one that has billed the same organization
+    from the same database: what that one billed would be billed once more.
     """
     if order.command != "run" or not order.sends:
         return order
@@ -124,8 +123,8 @@ def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Orde
     if settings.start is None and (others := ledger.streams_beside(stream, sides.litellm)):
         code, charge_by = others[0]
         raise PreflightError(
-            f"RECONCILE_START: this is the first run of {stream.event_code} by {stream.charge_by}, and {code} by {charge_by} "
-            "has billed the same usage before; say from when on this one bills, for example "
+            f"RECONCILE_START: this is the first run of {stream.event_code} by {stream.charge_by}, and {code} by "
+            f"{charge_by} has billed the same usage before; say from when on this one bills, for example "
             f"RECONCILE_START={instant(order.window.end)}"
         )
     last = ledger.last_run_to(stream)
@@ -190,8 +189,14 @@ def _recount(run: Run, window: Window, *, recheck: bool) -> Recount:
     return Recount(
         counts=counts,
         grown=tuple(hour.to_pydatetime() for hour in grown),
-        cut={milliseconds(hour.to_pydatetime()): int(count) for hour, count in cut[cut > 0].items()},
+        cut=dict(zip(_ms(cut[cut > 0].index), cut[cut > 0].tolist(), strict=True)),
     )
+
+
+def _ms(hours: pd.Index) -> list[int]:
+    """The instants of an index of hours, in ms."""
+    numbers: list[int] = hours.to_numpy("datetime64[ms]").astype(np.int64).tolist()
+    return numbers
 
 
 def _rows_that_began(run: Run, hours: Iterable[datetime], usage: Window) -> pd.DataFrame:
@@ -201,7 +206,8 @@ def _rows_that_began(run: Run, hours: Iterable[datetime], usage: Window) -> pd.D
 
 
 def _late(run: Run, window: Window, grown: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of the rows of hours that grew: those from before the window that a run was asked for, and the window's long ones.
+    """Of the rows of hours that grew: those from before the window that a run was asked for, and the window's long
+    ones.
 
     A row outside every window that was asked for is nobody's business yet, unless it ended after the newest of them.
     """
@@ -304,8 +310,5 @@ def hours_read(plan: Plan, max_call: timedelta) -> set[int]:
     return {
         hour
         for hour in hours
-        if any(
-            low <= hour * HOUR_MS and min((hour + 1) * HOUR_MS + as_ms(max_call), end) <= high for low, high in read
-        )
+        if any(low <= hour * HOUR_MS and min((hour + 1) * HOUR_MS + as_ms(max_call), end) <= high for low, high in read)
     }
-

@@ -94,8 +94,8 @@ def check_postgres_clock(spend_logs: SpendLogs) -> datetime:
     told, here = spend_logs.clock(), datetime.now(UTC)
     if too_far_apart(told, here):
         raise PreflightError(
-            f"this host's clock says {here:%Y-%m-%d %H:%M:%S} UTC, and Postgres' {told:%Y-%m-%d %H:%M:%S}: one of them is "
-            "wrong, and windows and events would be, too; set the clocks right (NTP)"
+            f"this host's clock says {here:%Y-%m-%d %H:%M:%S} UTC, and Postgres' {told:%Y-%m-%d %H:%M:%S}: one of them "
+            "is wrong, and windows and events would be, too; set the clocks right (NTP)"
         )
     return told
 
@@ -108,8 +108,8 @@ def check_lago_clock(lago: Lago) -> timedelta | None:
     ahead = lago.clock_offset()
     if ahead is not None and too_far_apart(datetime.now(UTC) + ahead, datetime.now(UTC)):
         raise PreflightError(
-            f"this host's clock and Lago's are {abs(ahead.total_seconds()):.0f} s apart (header Date): live events would "
-            "not be found beside their rows; set the clocks right (NTP)"
+            f"this host's clock and Lago's are {abs(ahead.total_seconds()):.0f} s apart (header Date): live events "
+            "would not be found beside their rows; set the clocks right (NTP)"
         )
     return ahead
 

@@ -121,9 +121,7 @@ def list_events(run: Run, window: Window) -> pd.DataFrame:
 class _Ahead:
     """Listings of the parts to come, a few at a time, so that Lago and Postgres are read side by side."""
 
-    def __init__(
-        self, pool: ThreadPoolExecutor, parts: Sequence[Part], read: Callable[[Window], pd.DataFrame]
-    ) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, parts: Sequence[Part], read: Callable[[Window], pd.DataFrame]) -> None:
         self._pool, self._parts, self._read = pool, parts, read
         self._pending: dict[int, Future[pd.DataFrame]] = {}
 
@@ -181,7 +179,7 @@ def _named_for_lago(
     since = int(
         min(rows["usage_ms"].min() if len(rows) else np.inf, events["time_ms"].min() if len(events) else np.inf, 2**62)
     )
-    money = rows.groupby("charge_id", observed=True)["spend"].sum().to_dict() if len(rows) else {}
+    money = {str(name): float(spend) for name, spend in rows.groupby("charge_id", observed=True)["spend"].sum().items()}
     if directory.by_customer:
         directory.learn(charge_ids, subscription_ids=subscriptions, since_ms=since, money=money)
         coverage = directory.coverage
@@ -240,5 +238,3 @@ def _await_visible(run: Run, part: Part, events: pd.DataFrame, due: Mapping[str,
         run.go_on()
         pause = min(pause * 1.5, 10.0)
         events = list_events(run, part.window)
-
-

@@ -1,8 +1,8 @@
 """Reads Lago back after a delivery: `verified` means that Lago was asked, and holds what the run says.
 
 On the Postgres store a count is enough where everything was simply accepted: events are never changed or deleted there,
-and each accepted one was not there before. What was listed plus what was accepted is what Lago has to count now. Where it
-does not, and always on a ClickHouse store, the events themselves are listed and compared.
+and each accepted one was not there before. What was listed plus what was accepted is what Lago has to count now. Where
+it does not, and always on a ClickHouse store, the events themselves are listed and compared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Events whose rows LiteLLM has deleted since they were reconciled: they are not orphans. Pure.
 
-LiteLLM deletes old rows, and a window that is read again then holds events without rows. At most as many are set aside as
-rows were deleted, only near the hours that shrank, and only where a deleted row can have had that content: an earlier
-run's totals of the slice say which charge IDs and models it held, and how many of each.
+LiteLLM deletes old rows, and a window that is read again then holds events without rows. At most as many are set aside
+as rows were deleted, only near the hours that shrank, and only where a deleted row can have had that content: an
+earlier run's totals of the slice say which charge IDs and models it held, and how many of each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Deleted:
     _used: dict[tuple[int, str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def explain(self, events: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """Which of these unexplained events (EVENT_VERDICTS) belong to deleted rows. In order of time, nearest hour first."""
+        """Which of these unexplained events (EVENT_VERDICTS) belong to deleted rows. In order of time, nearest hour
+        first."""
         found = np.zeros(len(events), bool)
         if not self.rows or events.empty:
             return found

@@ -1,8 +1,8 @@
 """Slices that agreed before and stand as they did: they are left unread, and their totals taken over.
 
 A slice stands as it did when the hours in which its rows may have begun hold as many rows each, and Lago lists as many
-events in it. The first is one index-only scan, the second one request for up to a day of slices. A row that is changed in
-place changes no count: `backfill` reads every slice.
+events in it. The first is one index-only scan, the second one request for up to a day of slices. A row that is changed
+in place changes no count: `backfill` reads every slice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reconcile.domain.instants import HOUR_MS, milliseconds
 from reconcile.domain.tally import Tally
 from reconcile.domain.vocabulary import EventClass, RowClass
 from reconcile.domain.window import Window
-from reconcile.litellm.spend_logs import CLOCK_SKEW
+from reconcile.litellm.feed import CLOCK_SKEW
 from reconcile.run.shared import Run
 
 # Another way to classify, or to pack, makes the figures of earlier releases worthless: raise this then.
@@ -126,7 +126,8 @@ def _confirmed(run: Run, group: list[tuple[Window, int, bytes]]) -> list[tuple[W
 def keep_agreed(
     run: Run, tally: Tally, slices: Sequence[Window], fingerprints: Fingerprints, days_of: dict[int, list[list[Any]]]
 ) -> None:
-    """Keeps the totals of the slices that were read and agree. `days_of`: LiteLLM's daily lines of each slice number."""
+    """Keeps the totals of the slices that were read and agree. `days_of`: LiteLLM's daily lines of each slice
+    number."""
     size = run.settings.slice_length // timedelta(milliseconds=1)
     agreed = set(tally.agreed_slices(_AGREED_ROWS, _AGREED_EVENTS))
     kept = []

@@ -38,7 +38,11 @@ def test_only_near_the_hours_that_shrank() -> None:
 def test_only_content_that_the_slice_held() -> None:
     known = {SLICE: {("team-a", "gpt"): 1}}
     found = explained(
-        Deleted({NOON: 9}, known, HOUR_MS), orphan(1, charge_id="team-b"), orphan(2, model="llama"), orphan(3), orphan(4)
+        Deleted({NOON: 9}, known, HOUR_MS),
+        orphan(1, charge_id="team-b"),
+        orphan(2, model="llama"),
+        orphan(3),
+        orphan(4),
     )
     assert found == [False, False, True, False]
 
