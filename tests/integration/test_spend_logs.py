@@ -16,7 +16,7 @@ from reconcile.domain.window import Window, slices
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.litellm.spend_logs import RowFeed, SpendLogs
 from reconcile.sandbox.litellm_schema import insert_rows, migrate, partition
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 from .spend_rows import DAY, row
 
