@@ -13,7 +13,7 @@ import typer.main
 
 from reconcile import errors, settings
 from reconcile.cli import app
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.unattended.metrics import ScheduleMetrics
 
 ROOT = Path(__file__).parents[1]

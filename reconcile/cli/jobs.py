@@ -137,7 +137,9 @@ def work(
     if output is not None:
         _make_folder(output)
     logs.configure(settings.log_level, settings.log_format)
-    log_settings(settings)
+    log.info("settings", **settings.origins())
+    for warning in settings.warnings():
+        log.warning(warning)
     wanted = [one.value for one in formats or (Format.html, Format.json)]
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(stopping())
@@ -154,16 +156,6 @@ def work(
     else:
         _put_out(result.document, settings.language, as_json=as_json, output=output, formats=wanted)
     raise typer.Exit(result.exit_code)
-
-
-def log_settings(settings: Settings) -> None:
-    """Says by name which settings were given where, and which values are likely to be a mistake."""
-    given: dict[str, list[str]] = {}
-    for name, source in settings.sources.items():
-        given.setdefault(source, []).append(name)
-    log.info("settings", **{source: ", ".join(names) for source, names in given.items()}, others="defaults")
-    for warning in settings.warnings():
-        log.warning(warning)
 
 
 def _put_out(document: Document, language: str, *, as_json: bool, output: Path | None, formats: list[str]) -> None:

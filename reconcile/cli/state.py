@@ -37,7 +37,9 @@ def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_c
                 }
             )
         elif not as_json:
-            print_line(f"ok    settings: {_origins(settings.sources)}")
+            print_line(
+                "ok    settings: " + "; ".join(f"{source}: {text}" for source, text in settings.origins().items())
+            )
             for result in results:
                 if result.ok:
                     print_line(f"ok    {result.name}: {result.text}")
@@ -47,14 +49,6 @@ def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_c
         if not result.ok:
             say(f"wrong {result.name}: {result.text}")
     raise typer.Exit(0 if ok else 2)
-
-
-def _origins(sources: Any) -> str:
-    """Where each setting came from: `environment: A, B; .env: C; all others: default`."""
-    given: dict[str, list[str]] = {}
-    for name, source in sources.items():
-        given.setdefault(source, []).append(name)
-    return "; ".join([f"{source}: {', '.join(names)}" for source, names in given.items()] + ["all others: default"])
 
 
 def migrate() -> None:

@@ -38,7 +38,7 @@ from reconcile.domain.parts import (
     previous_run,
     row_classes,
 )
-from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES, Reason
+from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES, FindingKind, Reason, RowClass
 
 __all__ = [
     "DISCREPANCIES_LISTED",
@@ -127,6 +127,14 @@ class Document:
     late: Mapping[str, RowTotals] = field(default_factory=dict)
     window_asked_to: datetime | None = None  # the end that was asked for, where it lay after now - lag
     window_extended_from: datetime | None = None  # the start that was asked for, where the run began earlier
+
+    def outside(self, name: str) -> RowTotals:
+        """Rows of a class outside the window: late ones, and of `held` those that stay held back, without tokens."""
+        found = self.late.get(name, RowTotals())
+        stay = [
+            finding for finding in self.findings if finding.kind == FindingKind.STILL_HELD and name == RowClass.HELD
+        ]
+        return sum((RowTotals(finding.count, finding.spend) for finding in stay), found)
 
     def as_json(self, *, whole: bool = False) -> dict[str, Any]:
         """The JSON form: the largest discrepancies and charge IDs, or the `whole` of both, as in report files."""

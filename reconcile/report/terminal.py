@@ -48,14 +48,14 @@ def render(document: Document, console: Console, language: str) -> None:
     console.print(Text(f"  {head.period} ({document.method.time_zone}) · {head.stream}", style="dim"))
     if document.fault is not None:
         console.print(Text(f"  {words.of_fault(document.fault.kind)} {visible(document.fault.message)}", style="red"))
-    if head.nature:
-        console.print(Text(f"  {head.nature}"))
+    for text in filter(None, (head.nature, head.bounds)):
+        console.print(Text(f"  {text}"))
     if figures.sides(document).open_count == 0 and document.status == "agreed":
-        now = figures.lago_now(document)
+        billed = figures.lago_bills(document)
         console.print(
             Text(
                 f"  {words.text('tile_litellm')}: {words.usd(document.rows['total'].spend)}"
-                f" · {words.text('tile_lago')}: {words.usd(now.spend)}"
+                f" · {words.text('tile_lago')}: {words.usd(billed.spend)}"
                 f" · {words.text('tile_delivered')}: {words.count(document.rows['delivered'].count)}"
             )
         )

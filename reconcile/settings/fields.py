@@ -355,6 +355,13 @@ class Settings(BaseModel):
         """Where each setting that was given came from: `environment`, `.env` or `option`. The others have defaults."""
         return self._sources
 
+    def origins(self) -> dict[str, str]:
+        """The names that came from each source, separated by commas; no values."""
+        found: dict[str, list[str]] = {}
+        for name, source in sorted(self._sources.items()):
+            found.setdefault(source, []).append(name)
+        return {source: ", ".join(names) for source, names in found.items()} | {"default": "all others"}
+
     def warnings(self) -> tuple[str, ...]:
         """What is allowed, and likely to be a mistake: one line each, beginning with the setting's name."""
         found = [

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine
 from reconcile.errors import DatabaseFault, LockedError, PreflightError
 from reconcile.ledger import Ledger, Stream, new_run_id
 from reconcile.ledger.tables import SCHEMA, metadata
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 from .conftest import STREAM
 

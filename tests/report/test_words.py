@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import UsageError
 from reconcile.report import languages
 from reconcile.report.words import Words, rounded
