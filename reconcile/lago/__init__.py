@@ -10,12 +10,13 @@ from reconcile.lago.catalog import (
 )
 from reconcile.lago.client import Lago
 from reconcile.lago.delivery import Outcome
-from reconcile.lago.frame import events_frame
+from reconcile.lago.events import EventShape
 from reconcile.lago.http import Retry
 
 __all__ = [
     "Charge",
     "ChargeUsage",
+    "EventShape",
     "Lago",
     "Metric",
     "MetricFilter",
@@ -23,5 +24,4 @@ __all__ = [
     "Outcome",
     "Retry",
     "Usage",
-    "events_frame",
 ]
