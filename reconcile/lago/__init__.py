@@ -4,7 +4,7 @@ from reconcile.lago.client import Lago
 from reconcile.lago.coverage import Coverage, Period, Resolved
 from reconcile.lago.delivery import Outcome
 from reconcile.lago.directory import Directory
-from reconcile.lago.frame import events_frame
+from reconcile.lago.events import EventShape
 from reconcile.lago.http import Retry
 from reconcile.lago.items import Charge, Metric, MetricFilter, Organization, Plan, Subscription
 from reconcile.lago.price_list import Memory, Remembered
@@ -15,6 +15,7 @@ __all__ = [
     "ChargeUsage",
     "Coverage",
     "Directory",
+    "EventShape",
     "Lago",
     "Memory",
     "Metric",
@@ -29,5 +30,4 @@ __all__ = [
     "Subscription",
     "Usage",
     "UsageUnavailable",
-    "events_frame",
 ]

@@ -108,12 +108,13 @@ class Columns:
 class Page:
     """One page as Lago gave it.
 
-    `columns` holds the events of the code and the subscription that were asked for, at the positions `places` of the
-    page, and `lago_ids` has one entry for each of its events, whatever Lago sent. `total`, `pages` and `next_page` are
-    Lago's own words on the whole listing, None where it says nothing.
+    `columns` holds the events of the code and the subscription that were asked for, `lago_ids` has one entry for each
+    of them, whatever Lago sent, and `listed` counts all events of the page. `total`, `pages` and `next_page` are Lago's
+    own words on the whole listing, None where it says nothing.
     """
 
     columns: Columns
+    listed: int
     lago_ids: list[Any]
     total: int | None
     pages: int | None
@@ -165,7 +166,8 @@ class PageDecoder:
         meta = answer.meta or None
         return Page(
             columns=self._columns(wanted),
-            lago_ids=[event.lago_id for event in events],
+            listed=len(events),
+            lago_ids=[event.lago_id for event in wanted],
             total=_whole(meta and meta.total_count),
             pages=_whole(meta and meta.total_pages),
             next_page=_whole(meta and meta.next_page),

@@ -118,7 +118,7 @@ def _lago(settings: Settings, lago: Lago) -> str:
     organization = lago.preflight.organization()
     ahead = check_lago_clock(lago)
     name = organization.name or "the key's organization"
-    clock = "" if ahead is None else f", its clock {ahead.total_seconds():+.0f} s off this host's"
+    clock = "" if ahead is None else f", its clock {ahead:+.0f} s off this host's"
     return f"{settings.lago_api_base}: {name}, events in {events_store(settings, organization)}{clock}"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reconcile.lago import Metric
-from reconcile.lago.events import EventShape
+from reconcile.lago import EventShape, Metric
 
 _NUMBER_OF = {
     "response_cost": "spend",
@@ -37,8 +36,8 @@ def own_number(metric: Metric, properties: Mapping[str, str]) -> str | None:
 def event_shape(metric: Metric, properties: Mapping[str, str], *, clickhouse: bool) -> EventShape:
     """Where an event's values stand: under the name they are sent with, or under the one that LiteLLM uses."""
     return EventShape(
-        names={name: tuple(dict.fromkeys((properties.get(name, name), name))) for name in _READ},
-        field=metric.field_name,
+        **{name: tuple(dict.fromkeys((properties.get(name, name), name))) for name in _READ},
+        field_name=metric.field_name,
         aggregation=metric.aggregation_type,
         store="clickhouse" if clickhouse else "postgres",
     )

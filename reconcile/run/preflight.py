@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from reconcile.errors import PreflightError
 from reconcile.lago import Lago, Metric, Organization
 from reconcile.lago.pricing import refusal
 from reconcile.ledger import Ledger, Stream
 from reconcile.litellm.spend_logs import SpendLogs
-from reconcile.run.clocks import too_far_apart
+from reconcile.run.clocks import APART, too_far_apart
 from reconcile.settings import Settings
 
 
@@ -100,18 +100,20 @@ def check_postgres_clock(spend_logs: SpendLogs) -> datetime:
     return told
 
 
-def check_lago_clock(lago: Lago) -> timedelta | None:
-    """By how much Lago's clock is ahead, where a proxy in front of it says (Lago sends no `Date` of its own).
+def check_lago_clock(lago: Lago) -> float | None:
+    """By how many seconds Lago's clock is ahead, where a proxy in front of it says (Lago sends no `Date` of its own).
 
-    Raises `PreflightError` where it is more than a minute off this host's.
+    Raises `PreflightError` where it is surely more than a minute off this host's.
     """
-    ahead = lago.clock_offset()
-    if ahead is not None and too_far_apart(datetime.now(UTC) + ahead, datetime.now(UTC)):
+    offset = lago.clock_offset
+    if offset is None:
+        return None
+    if abs(offset.seconds) - offset.within > APART.total_seconds():
         raise PreflightError(
-            f"this host's clock and Lago's are {abs(ahead.total_seconds()):.0f} s apart (header Date): live events "
+            f"this host's clock and Lago's are {abs(offset.seconds):.0f} s apart (header Date): live events "
             "would not be found beside their rows; set the clocks right (NTP)"
         )
-    return ahead
+    return offset.seconds
 
 
 def events_store(settings: Settings, organization: Organization) -> str:

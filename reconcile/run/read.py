@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -24,9 +23,6 @@ from reconcile.run.held_rows import as_rows
 from reconcile.run.plan import Key, Part, Plan, Stretch
 from reconcile.run.shared import Run
 
-# How many parts' events are listed ahead of the one that is worked on. How many requests are in flight meanwhile is
-# decided in the client.
-_AHEAD = 3
 # One call that was written twice ends within milliseconds of itself: a minute of the part before is enough.
 _NEAR_MS = 60_000
 
@@ -68,15 +64,16 @@ class Reader:
         # Every event that is read finds its row: rows are read from one reach earlier on.
         usage = Window(span.start - run.settings.match_after, span.end)
         self._feed = RowFeed(run.sides.spend_logs, usage, run.settings.max_call)
-        self._pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="list")
-        self._listings = _Ahead(self._pool, self._planned, lambda window: list_events(run, window))
+        # Listed on while the job is at work: how many requests are in flight is decided in the client.
+        edges = [part.window.start for part in self._planned] + [self._planned[-1].window.end]
+        self._pieces = run.sides.lago.list_pieces(run.settings.event_code, edges, run.event_shape)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._feed.__exit__(*exception)
-        self._pool.shutdown(cancel_futures=True)
+        self._pieces.close()
 
     def read(self, awaited_ms: int | None) -> Read:
         """The next part in order of time; behind the stretch's end only as far as a row waits, up to `awaited_ms`."""
@@ -92,7 +89,7 @@ class Reader:
                 self._feed.read_ahead(self._planned[number + 1].window.end)
             rows = _with_further(rows, self._plan, part)
         with run.timing.stage("list"):
-            events = self._listings.take(number) if not part.if_awaited else list_events(run, part.window)
+            events = next(self._pieces) if not part.if_awaited else list_events(run, part.window)
         with run.timing.stage("look up"):
             rows = _scoped(rows, part, self._plan)
             rows, events = _named_for_lago(rows, events, self._directory)
@@ -115,21 +112,7 @@ def _awaited(part: Part, awaited_ms: int | None) -> bool:
 
 def list_events(run: Run, window: Window) -> pd.DataFrame:
     """The events of the stream's code in a window (EVENTS), as Lago lists them."""
-    return run.sides.lago.list_events(run.settings.event_code, window.start, window.end, shape=run.event_shape)
-
-
-class _Ahead:
-    """Listings of the parts to come, a few at a time, so that Lago and Postgres are read side by side."""
-
-    def __init__(self, pool: ThreadPoolExecutor, parts: Sequence[Part], read: Callable[[Window], pd.DataFrame]) -> None:
-        self._pool, self._parts, self._read = pool, parts, read
-        self._pending: dict[int, Future[pd.DataFrame]] = {}
-
-    def take(self, number: int) -> pd.DataFrame:
-        for ahead in range(number, min(number + _AHEAD, len(self._parts))):
-            if ahead not in self._pending:
-                self._pending[ahead] = self._pool.submit(self._read, self._parts[ahead].window)
-        return self._pending.pop(number).result()
+    return run.sides.lago.list_events(run.settings.event_code, window.start, window.end, run.event_shape)
 
 
 def _with_further(rows: pd.DataFrame, plan: Plan, part: Part) -> pd.DataFrame:

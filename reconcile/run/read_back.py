@@ -174,7 +174,7 @@ def _listings(run: Run, times: Ints, rows: pd.DataFrame) -> list[pd.DataFrame]:
                         code,
                         moment(when - 1),
                         moment(when + 1),
-                        shape=run.event_shape,
+                        run.event_shape,
                         external_subscription_id=subscription,
                     )
                 )

@@ -11,7 +11,7 @@ from reconcile.classify import Reach, Rules
 from reconcile.domain.event import Shape
 from reconcile.domain.instants import as_ms
 from reconcile.errors import Interrupted
-from reconcile.lago.events import EventShape
+from reconcile.lago import EventShape
 from reconcile.ledger import Lock
 from reconcile.run.metric import event_shape, own_number
 from reconcile.run.order import Order, Progress, Timing
@@ -44,7 +44,7 @@ class Run:
             "store": "clickhouse" if self.sides.clickhouse else "postgres",
             "requests": lago.requests,
             "retries": lago.retries,
-            "in_flight": lago.in_flight,
+            "in_flight": {"list": lago.in_flight.lists.mean, "deliver": lago.in_flight.batches.mean},
         }
 
     def go_on(self) -> None:
