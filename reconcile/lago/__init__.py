@@ -1,5 +1,6 @@
 """The Lago side: list events, deliver events, and read what billing depends on."""
 
+from reconcile.lago.batch import Outcome
 from reconcile.lago.catalog import (
     Charge,
     ChargeUsage,
@@ -9,7 +10,6 @@ from reconcile.lago.catalog import (
     Usage,
 )
 from reconcile.lago.client import Lago
-from reconcile.lago.delivery import Outcome
 from reconcile.lago.events import EventShape
 from reconcile.lago.http import Retry
 
