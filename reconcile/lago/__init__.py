@@ -1,8 +1,8 @@
 """The Lago side: list events, deliver events, and read what billing depends on."""
 
+from reconcile.lago.batch import Outcome
 from reconcile.lago.client import Lago
 from reconcile.lago.coverage import Coverage, Period, Resolved
-from reconcile.lago.delivery import Outcome
 from reconcile.lago.directory import Directory
 from reconcile.lago.events import EventShape
 from reconcile.lago.http import Retry

@@ -189,6 +189,11 @@ class Http:
         view._retry = _PREFLIGHT_RETRY
         return view
 
+    @property
+    def first_pause(self) -> float:
+        """Seconds before something is tried for the second time."""
+        return self._retry.wait_initial
+
     def close(self) -> None:
         self._wire.close()
 

@@ -74,6 +74,14 @@ class Deliveries(LedgerDatabase):
                 granted[place - 1] = False
         return granted
 
+    def in_batch(self, run_id: str, batch: int, transaction_ids: Sequence[str]) -> None:
+        """Makes sure that deliveries of a run are noted under the batch that they leave in: most are already."""
+        with self._begin() as connection:
+            connection.execute(
+                text(statements.text("move_deliveries")),
+                {"run_id": run_id, "batch": batch, "ids": list(transaction_ids)},
+            )
+
     def sending(self, run_id: str, batches: Mapping[int, int]) -> None:
         """Takes down that batches are about to leave: their numbers, and how many events each holds."""
         now = datetime.now(UTC)

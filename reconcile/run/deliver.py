@@ -6,7 +6,8 @@ Lago's answer is taken down, then Lago is read back. Killed anywhere in between,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,10 +20,15 @@ from reconcile.domain.event_frames import build
 from reconcile.domain.frames import changed
 from reconcile.domain.vocabulary import Reason, RowClass
 from reconcile.errors import ClockFault, ReconcileError
-from reconcile.lago.delivery import BATCH_SIZE, Outcome
+from reconcile.lago import Outcome
+from reconcile.lago.delivery import BATCH_SIZE
 from reconcile.run.clocks import too_far_apart
 from reconcile.run.read_back import listed_ids
 from reconcile.run.shared import Run
+
+_BUILT_TOGETHER = 2_000
+_WRITTEN_TOGETHER = 25  # lines of the journal
+_LOOK_PAUSE = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +60,14 @@ def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]]
     ids = own_ids(run.settings.event_code, rows)
     if run.lock is not None:
         run.lock.confirm()
-    batch = batches_before + 1 + np.arange(len(rows)) // BATCH_SIZE
-    granted = _claim(run, rows, ids, batch, ours)
+    granted, batches = _claim(run, rows, ids, ours, batches_before)
     chosen = np.flatnonzero(granted)
     place_of = {ids[place]: place for place in chosen.tolist()}
     kinds = np.full(len(rows), RowClass.MISSING.value, object)
     reasons = np.full(len(rows), Reason.NOT_SENT.value, object)
     kinds[~granted], reasons[~granted] = RowClass.MISDIRECTED.value, Reason.OTHER_CHARGE_ID.value
     details: dict[str, str] = {}
-    ledger, begun = run.sides.ledger, 0
-
-    def before(names: list[str], number: int) -> None:
-        nonlocal begun
-        begun = max(begun, number)
-        ledger.sending(run.run_id, {batches_before + number: len(names)})
+    answers = _Answers(run, batches_before, dict(zip(ids, batches.tolist(), strict=True)))
 
     def after(outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -77,18 +77,21 @@ def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]]
             elif outcome.status == "refused":
                 kinds[place], reasons[place] = RowClass.REJECTED.value, Reason.REFUSED.value
                 details[outcome.transaction_id] = outcome.reason or ""
-        ledger.answered(run.run_id, _lines(outcomes, batches_before))
+        answers.add(outcomes)
 
     fault: ReconcileError | None = None
     try:
-        run.sides.lago.deliver(
-            _batches(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
-            before_batch=before,
-            after_batch=after,
-            first_answer=_check_clock if batches_before == 0 else None,
-            look=lambda names: listed_ids(run, rows.iloc[[place_of[name] for name in names]], names),
-            stop=run.stop,
-        )
+        try:
+            run.sides.lago.deliver(
+                _events(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
+                before_batch=answers.leaves,
+                after_batch=after,
+                first_answer=_check_clock if batches_before == 0 else None,
+                look=_look(run, rows, place_of) if run.sides.clickhouse else None,
+                stop=run.stop,
+            )
+        finally:
+            answers.write()
     except ReconcileError as error:
         fault = error
     places = np.arange(len(rows))
@@ -98,25 +101,73 @@ def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]]
             "reason": changed(rows["reason"], places, reasons.tolist()),
         }
     )
-    return Sent(told, ids, details, begun, fault)
+    return Sent(told, ids, details, answers.batches, fault)
+
+
+class _Answers:
+    """Takes Lago's answers down in the journal, a few batches at a time.
+
+    What is not written yet when the job is killed counts as unknown: the next run finds the events in Lago.
+    """
+
+    def __init__(self, run: Run, batches_before: int, batch_of: Mapping[str, int]) -> None:
+        self._run, self._before, self._batch_of = run, batches_before, batch_of
+        self._lines: list[dict[str, Any]] = []
+        self.batches = 0
+
+    def leaves(self, names: list[str], number: int) -> None:
+        """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for that."""
+        self.batches = max(self.batches, number)
+        moved = [name for name in names if self._batch_of[name] != self._before + number]
+        if moved:
+            self._run.sides.ledger.in_batch(self._run.run_id, self._before + number, moved)
+
+    def add(self, outcomes: list[Outcome]) -> None:
+        self._lines += _lines(outcomes, self._before)
+        if len(self._lines) >= _WRITTEN_TOGETHER:
+            self.write()
+
+    def write(self) -> None:
+        self._run.sides.ledger.answered(self._run.run_id, self._lines)
+        self._lines = []
+
+
+def _look(run: Run, rows: pd.DataFrame, place_of: Mapping[str, int]) -> Callable[[Collection[str]], set[str]]:
+    """Which of some events Lago lists, once they have had the time to become visible."""
+
+    def listed(names: Collection[str]) -> set[str]:
+        wanted = list(names)
+        chosen = rows.iloc[[place_of[name] for name in wanted]]
+        deadline = time.monotonic() + run.settings.visible_within.total_seconds()
+        while True:
+            found = listed_ids(run, chosen, wanted)
+            if len(found) == len(wanted) or time.monotonic() >= deadline or run.stop.wait(_LOOK_PAUSE):
+                return found
+
+    return listed
 
 
 def _claim(
     run: Run,
     rows: pd.DataFrame,
     ids: list[str],
-    batch: np.ndarray[Any, np.dtype[np.int64]],
     ours: np.ndarray[Any, np.dtype[np.bool_]],
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Writes the rows to the ledger; says which may go out. What another charge ID has stays with it."""
+    batches_before: int,
+) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.int64]]]:
+    """Writes down the rows, and that their batches are about to leave; says which rows may, and in which batch.
+
+    What another charge ID has stays with it.
+    """
     wanted = pd.DataFrame(
         {
             **{name: rows[name].array for name in ("request_id", "start_ms", "usage_ms", "spend")},
             **{name: rows[name].astype("str").array for name in ("charge_id", "subscription_id")},
             "transaction_id": pd.array(ids, dtype="str"),
-            "batch": batch,
+            "batch": 0,
         }
     )
+    # Where every row may go out, which is nearly always so, these are the batches that they leave in.
+    wanted["batch"] = batches_before + 1 + np.arange(len(rows)) // BATCH_SIZE
     granted = np.zeros(len(rows), bool)
     settled_before = datetime.now(UTC) - run.settings.visible_within
     for chosen in (False, True):
@@ -125,18 +176,20 @@ def _claim(
             granted[places] = run.sides.ledger.claim(
                 run.sides.stream, run.run_id, wanted.iloc[places], settled_before=settled_before, ours=chosen
             )
-    return granted
+    batches = wanted["batch"].to_numpy(np.int64)
+    numbers, counts = np.unique(batches[granted], return_counts=True)
+    run.sides.ledger.sending(run.run_id, dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+    return granted, batches
 
 
-def _batches(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The events of the rows, a few thousand built at a time."""
-    for first in range(0, len(rows), 50 * BATCH_SIZE):
-        part = rows.iloc[first : first + 50 * BATCH_SIZE]
+def _events(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[dict[str, Any]]:
+    """The events of the rows, a few thousand built at a time, while earlier ones are on their way."""
+    for first in range(0, len(rows), _BUILT_TOGETHER):
+        part = rows.iloc[first : first + _BUILT_TOGETHER]
         made = part.assign(
             transaction_id=pd.array(ids[first : first + len(part)], dtype="str"), bare_model=part["model"].astype("str")
         )
-        events = build(made, run.shape)
-        yield from (events[at : at + BATCH_SIZE] for at in range(0, len(events), BATCH_SIZE))
+        yield from build(made, run.shape)
 
 
 def _lines(outcomes: list[Outcome], batches_before: int) -> list[dict[str, Any]]:

@@ -123,7 +123,7 @@ def test_a_server_that_hangs_runs_into_the_timeout(double: Double) -> None:
     try:
         with (
             Lago(double.url, KEY, timeout=0.1, retry=retry) as lago,
-            pytest.raises(LagoFault, match="none within 0.1 s"),
+            pytest.raises(LagoFault, match=r"none within 0\.1 s"),
         ):
             lago.organization()
     finally:
