@@ -58,7 +58,7 @@ def write(document: Document, directory: Path, formats: Sequence[str], language:
             _atomically(path, _filling(ending, document, words))
             written.append(path)
     except (OSError, XlsxWriterException) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the workbook could not be closed"
+        reason = "the workbook cannot be closed" if isinstance(error, XlsxWriterException) else error.strerror or error
         raise OutputFault(f"{directory} cannot be written: {reason}") from None
     return written
 
