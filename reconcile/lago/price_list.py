@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from reconcile.lago.catalog import Catalog
 from reconcile.lago.http import Unserved
 from reconcile.lago.items import Plan, Subscription
-from reconcile.lago.roll import ASKED_MS, LISTED_MS, PAGE
+from reconcile.lago.roll import ASKED_MS, LISTED_MS, PAGE, fits
 
 _IN_FORCE = ("active", "terminated")
 _HOUR_MS = 3_600_000
@@ -109,7 +109,8 @@ class PriceList:
         fresh = [code for code in codes if code not in self._plans]
         remembered = self._memory.load([f"plan {code}" for code in fresh]) if fresh else {}
         stored = []
-        for code in fresh:
+        # What was never asked for comes first: for the others there is an older answer.
+        for code in sorted(fresh, key=lambda code: f"plan {code}" in remembered):
             entry = remembered.get(f"plan {code}")
             young = entry is not None and self._now_ms - entry.asked_ms < _PLAN_KEPT_MS
             if young or self._asked_plans >= _PLANS_AT_MOST:
@@ -126,16 +127,20 @@ class PriceList:
     def _learn_own_plans(self, subscriptions: Sequence[Subscription], *, recall: bool) -> None:
         """The plans that only the subscriptions themselves show; with `recall` those that are remembered hold."""
         remembered = self._memory.load([_own_key(one) for one in subscriptions]) if subscriptions else {}
+        known = {
+            one.lago_id: entry
+            for one in subscriptions
+            if (entry := remembered.get(_own_key(one))) is not None and entry.stamp == self._stamp(one)
+        }
         stored = []
-        for one in subscriptions:
-            entry, stamp = remembered.get(_own_key(one)), self._stamp(one)
-            known = Plan.remembered(entry.value) if entry is not None and entry.stamp == stamp else None
+        for one in sorted(subscriptions, key=lambda one: one.lago_id in known):
+            entry = known.get(one.lago_id)
             young = entry is not None and self._now_ms - entry.asked_ms < _kept_ms(one)
-            plan = None if recall and young and known is not None else self._show(one)
+            plan = None if recall and young else self._show(one)
             if plan is not None:
-                stored.append(Remembered(_own_key(one), stamp, self._now_ms, plan.as_json()))
-            elif known is not None:
-                plan = known
+                stored.append(Remembered(_own_key(one), self._stamp(one), self._now_ms, plan.as_json()))
+            elif entry is not None:
+                plan = Plan.remembered(entry.value)
             else:
                 plan = self._plans.get(one.plan_code)
                 if plan is not None:
@@ -145,7 +150,7 @@ class PriceList:
             self._memory.store(stored)
 
     def _show(self, subscription: Subscription) -> Plan | None:
-        if not self._shows or self._asked_own_plans >= _OWN_PLANS_AT_MOST:
+        if not self._shows or self._asked_own_plans >= _OWN_PLANS_AT_MOST or not fits(subscription.external_id):
             return None
         self._lago.http.check_stop()
         self._asked_own_plans += 1

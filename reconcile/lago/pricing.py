@@ -75,6 +75,28 @@ def remarks(
     return tuple(dict.fromkeys(found))
 
 
+def plans_not_shown(unknown: int, guessed: int) -> tuple[Remark, ...]:
+    """What to say of subscriptions whose plan Lago did not show, or was not asked for."""
+    found = []
+    if unknown:
+        found.append(
+            Remark(
+                FindingKind.LAGO_COUNTS,
+                f"Lago does not show the plans of {unknown} subscriptions: that they have a charge on the metric is "
+                "taken for granted",
+            )
+        )
+    if guessed:
+        found.append(
+            Remark(
+                FindingKind.LAGO_COUNTS,
+                f"{guessed} subscriptions were judged by the plan of their plan's code: whether theirs was overridden "
+                "was not asked, or Lago does not say",
+            )
+        )
+    return tuple(found)
+
+
 def live_events_lack(metric: Metric, properties: Mapping[str, str]) -> tuple[str, ...]:
     """What the events of LiteLLM's own `lago` callback lack for this metric, a line each."""
     if metric.expression:

@@ -4,15 +4,16 @@ Nothing of it is remembered between runs: a subscription ends, begins again or c
 remembered "active" would let an event that nobody bills pass for a billed one. Lago takes 2 ms for a subscription in a
 list of 1,000 and 20 ms for one that is asked for by its ID. So IDs are asked for one by one while that costs less than
 the whole list, and while few of them turn out to be unknown: where every session is a customer of its own, nearly all
-of the window's IDs are.
+of the window's IDs are. One request after the other: more in flight buy little of a small Lago, whose live traffic
+waits for them, and one at a time stays below the 50 requests a second that Lago Cloud allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
 from reconcile.errors import LagoFault
 from reconcile.lago.catalog import Catalog, SubscriptionPage
@@ -29,9 +30,8 @@ LISTED_MS, ASKED_MS = 2, 20
 PAGE = 1_000
 _FIRST_PAGE = 100
 _UNKNOWN_AT_MOST = 200
-_ASKED_TOGETHER = 50
-# Beyond one or two requests in flight a small Lago answers little more, and live traffic waits.
-_IN_FLIGHT = 2
+# Servers and proxies refuse addresses from about 8,000 characters on.
+_NAME_AT_MOST = 4_000
 
 
 @dataclass(slots=True)
@@ -98,25 +98,23 @@ class Roll:
         """Asks for each ID with all its subscriptions, or lists the shelf: the IDs that are left to the list."""
         if shelf.total is None and not shelf.listed:
             self._take_first_page(shelf)
-        left = sorted(names)
+        left = sorted(names, key=lambda name: (fits(name), name))
         while left and not shelf.listed:
             price = (self._asked + len(left)) * ASKED_MS
             dear = shelf.total is None or price > shelf.total * LISTED_MS
-            if dear or kind in self._ignored or self._unknown > _UNKNOWN_AT_MOST:
+            name = left[-1]
+            if dear or kind in self._ignored or self._unknown >= _UNKNOWN_AT_MOST or not fits(name):
                 self._list(shelf)
                 break
-            asked, left = left[:_ASKED_TOGETHER], left[_ASKED_TOGETHER:]
-            with ThreadPoolExecutor(min(_IN_FLIGHT, self._lago.http.concurrency), "lago-subscription") as pool:
-                answers = list(pool.map(lambda name: self._ask(kind, name), asked))
-            self._asked += len(asked)
-            for name, answer in zip(asked, answers, strict=True):
-                self._keep(answer)
-                if all(getattr(one, kind) == name for one in answer):
-                    self._unknown += not answer
-                    self._know((kind, name), 0)
-                else:  # Lago ignored which ID was asked for, as 1.38 does
-                    self._ignored.add(kind)
-                    left.append(name)
+            answer = self._ask(kind, name)
+            self._asked += 1
+            self._keep(answer)
+            if all(getattr(one, kind) == name for one in answer):
+                self._unknown += not answer
+                self._know((kind, name), 0)
+                left.pop()
+            else:  # Lago ignored which ID was asked for, as 1.38 does
+                self._ignored.add(kind)
         return set(left)
 
     def _ask(self, kind: Kind, name: str) -> list[Subscription]:
@@ -174,3 +172,8 @@ class Roll:
                 self._subscriptions[one.lago_id] = one
                 self._named.setdefault(("external_id", one.external_id), set()).add(one.lago_id)
                 self._named.setdefault(("external_customer_id", one.external_customer_id), set()).add(one.lago_id)
+
+
+def fits(name: str) -> bool:
+    """Whether an ID can stand in an address."""
+    return len(quote(name, safe="")) <= _NAME_AT_MOST

@@ -157,8 +157,8 @@ def test_unknown_ids_end_the_asking_one_by_one(
         catalog.add(f"team-{number}")
     found = directory(client, memory)
     found.learn([f"session-{number}" for number in range(1_000)], since_ms=NOON)
-    # 1,000 IDs at 20 ms are cheaper than 12,000 subscriptions at 2 ms; but Lago knows none of the first 250.
-    assert len(asked(double)) == 1 + 250 + 120 + 1
+    # 1,000 IDs at 20 ms are cheaper than 12,000 subscriptions at 2 ms; but Lago knows none of the first 200.
+    assert len(asked(double)) == 1 + 200 + 120 + 1
 
 
 def test_pages_that_are_capped_or_miss_something(
@@ -205,7 +205,23 @@ def test_an_old_lago_ignores_which_id_was_asked_for(
     found = directory(client, memory)
     found.learn(["team-5", "nobody"], since_ms=NOON)
     assert judged(found, "team-5", "nobody") == ["", "no_subscription"]
-    assert len(asked(double)) <= 1 + 2 + 2 + 3 + 2  # first page, two asked in vain, two pages, the ended, plan, show
+    # The first page, one ID asked for in vain, two pages of 1,000, the ended; the plan and the one subscription's own.
+    assert asked(double) == [*["/subscriptions"] * 5, "/plans/pro", "/subscriptions/team-5"]
+
+
+def test_an_id_that_no_address_can_hold_is_looked_for_in_the_list(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    for number in range(1_200):
+        catalog.add(f"team-{number}")
+    long = "é" * 1_000
+    catalog.add(long)
+    found = directory(client, memory)
+    found.learn(["team-3", long], since_ms=NOON)
+    assert judged(found, "team-3", long) == ["", ""]
+    # Its plan is taken by its code: GET /subscriptions/{id} cannot be asked.
+    assert asked(double) == [*["/subscriptions"] * 4, "/plans/pro", "/subscriptions/team-3"]
+    assert found.guessed_plans == 1
 
 
 def test_a_server_that_knows_fewer_statuses(double: Double, client: Lago, catalog: CannedCatalog, memory: Kept) -> None:

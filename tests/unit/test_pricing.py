@@ -6,7 +6,7 @@ import pytest
 
 from reconcile.domain.vocabulary import FindingKind
 from reconcile.lago.items import ALL_VALUES, Charge, Metric, MetricFilter, Plan
-from reconcile.lago.pricing import default_models, live_events_lack, refusal, remarks
+from reconcile.lago.pricing import default_models, live_events_lack, plans_not_shown, refusal, remarks
 
 SENT = {
     name: name
@@ -127,6 +127,14 @@ def test_what_lago_would_not_count() -> None:
     assert texts[2] == "plan pro: usage is grouped by 'team', which the events do not carry"
     assert "set RECONCILE_PRECISE_AMOUNT" in texts[3]
     assert len(said(metric(), charge(model="dynamic"), precise=True)) == 0
+
+
+def test_plans_that_lago_did_not_show() -> None:
+    assert plans_not_shown(0, 0) == ()
+    assert [one.text[:40] for one in plans_not_shown(3, 2)] == [
+        "Lago does not show the plans of 3 subscr",
+        "2 subscriptions were judged by the plan ",
+    ]
 
 
 def test_one_plan_is_said_once_and_each_by_its_name() -> None:
