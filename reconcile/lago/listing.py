@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -93,7 +93,7 @@ class Listing:
         external_subscription_id: str | None = None,
         expected: int | None = None,
         on_page: OnPage | None = None,
-    ) -> Iterator[pd.DataFrame]:
+    ) -> Generator[pd.DataFrame]:
         """One EVENTS frame for each two neighbours of `edges`, in order, read on while the caller is at work.
 
         `edges` are aware, ascend, and lie on whole milliseconds; a piece holds what lies in [edge, next edge). Requests
@@ -300,7 +300,7 @@ class _Reader:
         return suspicious
 
 
-def _pieces(reader: _Reader, span: Span, bounds: list[int]) -> Iterator[pd.DataFrame]:
+def _pieces(reader: _Reader, span: Span, bounds: list[int]) -> Generator[pd.DataFrame]:
     """The frames between the bounds. A thread reads on while the caller works on the last one."""
     ready: Queue[pd.DataFrame | BaseException] = Queue(maxsize=2)
     closed = threading.Event()

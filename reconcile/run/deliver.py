@@ -116,7 +116,8 @@ class _Answers:
         self.batches = 0
 
     def leaves(self, names: list[str], number: int) -> None:
-        """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for that."""
+        """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for
+        that."""
         self.batches = max(self.batches, number)
         moved = [name for name in names if self._batch_of[name] != self._before + number]
         if moved:

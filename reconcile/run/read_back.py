@@ -132,9 +132,8 @@ def _compared(run: Run, rows: pd.DataFrame, ids: npt.NDArray[np.object_], times:
         **{
             "class": changed(rows["class"], places, kinds.tolist()),
             "reason": changed(rows["reason"], places, reasons.tolist()),
-            "event_cost": costs,
         }
-    )
+    ).assign(event_cost=costs)
     return Verified(told, _not_visible(run, ids[lost].tolist()) if len(lost) else None)
 
 
