@@ -34,7 +34,7 @@ from reconcile.lago.http import Http, Params, TooSlow, as_dict, as_int
 from reconcile.lago.windows import MAX_PAGES, Span, Widths, aim
 
 PAGE_SIZE: Final = 1_000  # asked for; the server may grant less
-_MAX_PAGES_OF_ONE_MS: Final = 1_000  # a window that cannot be cut
+_MAX_PAGES_OF_ONE_MS: Final = 200  # a window that cannot be cut
 _READINGS: Final = 5  # of one window before it is cut, or taken as it is
 _USUAL_GRANTS: Final = frozenset({10, 20, 25, 50, 100, 200, 250, 500})
 _MOST_PARTS: Final = 100  # that one window is cut into
@@ -370,8 +370,7 @@ def _plan(reader: _Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], fronti
     state = reader.state
     with state.lock:
         widths = state.widths
-        # While it is not known how wide a window may be, one at a time tells.
-        ahead = 2 * reader.gate.limit + 1 if widths.density is not None and widths.suspect is None else 1
+        ahead = 2 * reader.gate.limit + 1 if widths.suspect is None else 1
         fitting = [
             one
             for task in tasks
@@ -381,6 +380,8 @@ def _plan(reader: _Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], fronti
         tasks.extend(fitting)
         while len(tasks) < ahead and frontier < end:
             width = widths.next(state.page_size(reader.page_size))
+            if tasks and width > widths.answered:
+                break  # whether Lago answers to so wide a window, one at a time tells
             tasks.append(_Task(Span(frontier, min(frontier + width, end))))
             frontier = tasks[-1].span.end
         for task in islice(tasks, ahead):
