@@ -11,7 +11,7 @@ from reconcile.lago.catalog import (
 )
 from reconcile.lago.client import Lago
 from reconcile.lago.events import EventShape
-from reconcile.lago.http import Retry
+from reconcile.lago.patience import Retry
 
 __all__ = [
     "Charge",
