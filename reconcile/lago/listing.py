@@ -16,33 +16,28 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+<<<<<<< HEAD
 from collections.abc import Callable, Generator, Iterator, Sequence
+=======
+from collections.abc import Iterator, Sequence
+>>>>>>> lago
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice, pairwise
 from queue import Queue
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
 from reconcile.errors import LagoFault
-from reconcile.lago.events import Columns, EventShape, Page, PageDecoder, decoder, frame
+from reconcile.lago.events import Columns, EventShape, decoder, frame
 from reconcile.lago.gate import Gate
-from reconcile.lago.http import Http, Params, TooSlow, as_dict, as_int
-from reconcile.lago.windows import MAX_PAGES, Span, Widths, aim
+from reconcile.lago.http import Http, Params, as_dict, as_int
+from reconcile.lago.reading import EPOCH, MS, ListingState, OnPage, Reader, Window, between, bounds_of, work
+from reconcile.lago.windows import Span
 
 PAGE_SIZE: Final = 1_000  # asked for; the server may grant less
-_MAX_PAGES_OF_ONE_MS: Final = 1_000  # a window that cannot be cut
-_READINGS: Final = 5  # of one window before it is cut, or taken as it is
-_USUAL_GRANTS: Final = frozenset({10, 20, 25, 50, 100, 200, 250, 500})
-_MOST_PARTS: Final = 100  # that one window is cut into
-_COUNTING: Final = 100_000  # what a list costs Lago besides its events, in bytes of them
-_MS: Final = timedelta(milliseconds=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-OnPage = Callable[[int], None]
 
 
 class Listing:
@@ -57,7 +52,7 @@ class Listing:
     def widest(self) -> timedelta | None:
         """The widest window that this Lago was found to answer, None where none was too wide for it."""
         widest = self.state.widths.widest
-        return None if widest is None else widest * _MS
+        return None if widest is None else widest * MS
 
     def list_events(
         self,
@@ -111,7 +106,7 @@ class Listing:
         if expected is not None:
             with self.state.lock:
                 self.state.widths.expect(expected, span)
-        reader = _Reader(
+        reader = Reader(
             self.http, self.lists, self.state, decoder(shape or EventShape()), (shape or EventShape()).clickhouse,
             code, external_subscription_id, self.page_size, on_page,
         )  # fmt: skip
@@ -120,14 +115,15 @@ class Listing:
     def count_events(self, code: str, start: datetime, end: datetime) -> int:
         """How many events of `code` Lago counts in [start, end), copies counted: one request."""
         span = Span(_milliseconds(start), _milliseconds(end))
-        params: Params = [("code", code), *_bounds(span), ("page", 1), ("per_page", 1)]
-        answer = self.http.get("/events", params, gate=self.lists, items=_work)
+        params: Params = [("code", code), *bounds_of(span), ("page", 1), ("per_page", 1)]
+        answer = self.http.get("/events", params, gate=self.lists, items=work)
         total = as_int(as_dict((answer.body or {}).get("meta")).get("total_count"))
         if total is None:
             raise LagoFault("GET /events did not say how many events there are (meta.total_count)")
         return total
 
 
+<<<<<<< HEAD
 class ListingState:
     """What one client learns from its listings, shared by its threads and views."""
 
@@ -301,6 +297,9 @@ class _Reader:
 
 
 def _pieces(reader: _Reader, span: Span, bounds: list[int]) -> Generator[pd.DataFrame]:
+=======
+def _pieces(reader: Reader, span: Span, bounds: list[int]) -> Iterator[pd.DataFrame]:
+>>>>>>> lago
     """The frames between the bounds. A thread reads on while the caller works on the last one."""
     ready: Queue[pd.DataFrame | BaseException] = Queue(maxsize=2)
     closed = threading.Event()
@@ -331,10 +330,10 @@ def _pieces(reader: _Reader, span: Span, bounds: list[int]) -> Generator[pd.Data
 @dataclass(slots=True)
 class _Task:
     span: Span
-    future: Future[_Window] | None = None
+    future: Future[Window] | None = None
 
 
-def _read(reader: _Reader, span: Span, bounds: list[int], closed: threading.Event) -> Iterator[pd.DataFrame]:
+def _read(reader: Reader, span: Span, bounds: list[int], closed: threading.Event) -> Iterator[pd.DataFrame]:
     """Windows are read side by side as the gate allows, and put together in order of time."""
     spans = pairwise(bounds)
     piece = Span(*next(spans))
@@ -354,8 +353,8 @@ def _read(reader: _Reader, span: Span, bounds: list[int], closed: threading.Even
                     continue
                 held += window.parts
                 while piece.end <= window.span.end:
-                    yield frame([inside for part in held if len(inside := _between(part, piece))])
-                    held = [rest for part in held if len(rest := _between(part, Span(piece.end, span.end)))]
+                    yield frame([inside for part in held if len(inside := between(part, piece))])
+                    held = [rest for part in held if len(rest := between(part, Span(piece.end, span.end)))]
                     if piece.end == span.end:
                         return
                     piece = Span(*next(spans))
@@ -365,13 +364,12 @@ def _read(reader: _Reader, span: Span, bounds: list[int], closed: threading.Even
                     task.future.cancel()
 
 
-def _plan(reader: _Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], frontier: int, end: int) -> int:
+def _plan(reader: Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], frontier: int, end: int) -> int:
     """Let as many windows be read as the gate may soon let through; where the next one begins."""
     state = reader.state
     with state.lock:
         widths = state.widths
-        # While it is not known how wide a window may be, one at a time tells.
-        ahead = 2 * reader.gate.limit + 1 if widths.density is not None and widths.suspect is None else 1
+        ahead = 2 * reader.gate.limit + 1 if widths.suspect is None else 1
         fitting = [
             one
             for task in tasks
@@ -381,6 +379,8 @@ def _plan(reader: _Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], fronti
         tasks.extend(fitting)
         while len(tasks) < ahead and frontier < end:
             width = widths.next(state.page_size(reader.page_size))
+            if tasks and width > widths.answered:
+                break  # whether Lago answers to so wide a window, one at a time tells
             tasks.append(_Task(Span(frontier, min(frontier + width, end))))
             frontier = tasks[-1].span.end
         for task in islice(tasks, ahead):
@@ -389,7 +389,7 @@ def _plan(reader: _Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], fronti
     return frontier
 
 
-def _instead(state: ListingState, window: _Window) -> list[Span]:
+def _instead(state: ListingState, window: Window) -> list[Span]:
     """What to read instead of a window that could not be read as it is; learns from those that could."""
     with state.lock:
         if window.slow:
@@ -399,43 +399,8 @@ def _instead(state: ListingState, window: _Window) -> list[Span]:
         return window.instead
 
 
-def _unseen(page: Page, seen: set[str]) -> Columns:
-    """The events of a page that no earlier one showed; they are seen afterwards."""
-    new = []
-    for one in page.lago_ids:
-        new.append(one not in seen)
-        seen.add(one)
-    return page.columns if all(new) else page.columns.only(np.array(new, np.bool_))
-
-
-def _only_grew(totals: list[int | None], distinct: int) -> bool:
-    """New events kept arriving: what existed when the reading began was pushed back, never out of sight."""
-    counts = [total or 0 for total in totals]
-    return counts == sorted(counts) and distinct >= counts[0]
-
-
-def _between(part: Columns, span: Span) -> Columns:
-    inside = (part.time_ms >= span.start) & (part.time_ms < span.end)
-    return part if inside.all() else part.only(inside)
-
-
-def _work(body: bytes) -> float:
-    """What a list was to Lago, in bytes: its events, and the count of what lies in the window."""
-    return _COUNTING + len(body)
-
-
-def _bounds(span: Span) -> list[tuple[str, str]]:
-    """Lago compares in microseconds and includes both ends, so the last one before `end` is asked for."""
-    last = _EPOCH + span.end * _MS - timedelta(microseconds=1)
-    return [("timestamp_from", _iso(_EPOCH + span.start * _MS)), ("timestamp_to", _iso(last))]
-
-
 def _milliseconds(moment: datetime) -> int:
-    since, rest = divmod(moment - _EPOCH, _MS)
+    since, rest = divmod(moment - EPOCH, MS)
     if rest:
         raise ValueError(f"{moment} does not lie on a whole millisecond")
     return since
-
-
-def _iso(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
