@@ -103,6 +103,18 @@ def test_ids_that_nothing_active_covers_are_looked_for_among_the_ended(
     assert asked(double) == []
 
 
+def test_one_that_began_again_meanwhile_is_known_from_before_its_begin(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    catalog.add("team", status="terminated", terminated_at="2026-11-20T12:10:00Z")
+    catalog.add("team", started_at="2026-11-20T12:30:00.000Z")
+    found = directory(client, memory)
+    found.learn(["team"], since_ms=NOON)
+    minute = 60_000
+    times = np.array([NOON, NOON + 20 * minute, NOON + 30 * minute])
+    assert found.coverage.judge(["team"] * 3, times).tolist() == ["", "no_subscription", ""]
+
+
 def test_few_ids_of_many_subscriptions_are_asked_for_by_id(
     double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
 ) -> None:
@@ -383,6 +395,20 @@ def test_a_lago_that_cannot_say_which_are_overridden(
     third = directory(client, memory)
     third.learn(names, since_ms=NOON)
     assert (judged(third, *names), third.guessed_plans) == (["not_priced"] * 50, 0)
+
+
+def test_a_server_that_finds_nothing_by_a_filter_that_it_does_not_know(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    def nothing(request: Any) -> Reply | None:
+        found = {"subscriptions": [], "meta": {"next_page": None, "total_count": 0}}
+        return Reply(200, found) if "overriden" in request.query else None
+
+    double.scripts.insert(0, nothing)
+    names = many(catalog, 30, own=30)
+    found = directory(client, memory)
+    found.learn(names, since_ms=NOON)
+    assert judged(found, *names) == ["not_priced"] * 30
 
 
 def test_plans_that_cannot_be_known_are_taken_to_be_priced(
