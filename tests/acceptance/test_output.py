@@ -158,8 +158,8 @@ def test_alerts_and_metrics_go_out_before_what_cannot_be_written(world: World, h
         "RECONCILE_LOOKBACK": "3000d",
         "RECONCILE_SLICE": "7d",
     }
-    # No file may be longer than 64 kB: the report is.
-    ran = shell(world, "ulimit -f 64; (reconcile run --output reports > /dev/full); echo codes $? >&2", **settings)
+    # No file may be longer than 20 kB: the page is.
+    ran = shell(world, "ulimit -f 20; (reconcile run --output reports > /dev/full); echo codes $? >&2", **settings)
     assert status(ran) == [3]
     assert "reconcile: stdout cannot be written: No space left on device" in ran.stderr.splitlines()
     assert "reconcile: --output: reports cannot be written: File too large" in ran.stderr.splitlines()
@@ -172,7 +172,7 @@ def test_alerts_and_metrics_go_out_before_what_cannot_be_written(world: World, h
 
 
 def test_stdout_gets_the_document_also_where_the_report_cannot_be_written(full: World) -> None:
-    line = f"ulimit -f 64; (reconcile backfill {DAYS} --json --output reports); echo codes $? >&2"
+    line = f"ulimit -f 20; (reconcile backfill {DAYS} --json --output reports); echo codes $? >&2"
     ran = shell(full, line)
     assert status(ran) == [3]
     assert '"status": "discrepancies"' in ran.stdout
