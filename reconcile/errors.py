@@ -34,6 +34,12 @@ class PreflightError(ReconcileError):
     kind = "preflight"
 
 
+class ClockFault(PreflightError):
+    """This host's clock and Lago's are too far apart, as its first answer to a delivery shows."""
+
+    kind = "clock"
+
+
 class DatabaseFault(ReconcileError):
     """Postgres does not answer, or stopped answering."""
 
@@ -50,6 +56,18 @@ class NotVisibleFault(ReconcileError):
     """Lago accepted deliveries that it does not show when it is read back."""
 
     kind = "not_visible"
+
+
+class DoubtfulFault(ReconcileError):
+    """Unexplained live events could be those of the missing rows: nothing more was sent. A person has to look."""
+
+    kind = "doubtful"
+
+
+class OutputFault(ReconcileError):
+    """Stdout or a report file cannot be written. What was sent and recorded stands."""
+
+    kind = "output"
 
 
 class BooksFault(ReconcileError):

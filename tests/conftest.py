@@ -23,7 +23,7 @@ LAGO_KEY = "lago-test-key-3f9c"
 def pytest_runtest_makereport() -> Generator[None, Any, Any]:
     """Where every program is said to be there, a skipped test is a failure."""
     report = yield
-    if report.skipped and os.environ.get("RECONCILE_NO_SKIPS") and not hasattr(report, "wasxfail"):
+    if report.skipped and os.environ.get("NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     return report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ import typer.main
 
 from reconcile import errors, settings
 from reconcile.cli import app
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile.domain.vocabulary import EVENT_CLASSES, EVENT_REASONS, ROW_CLASSES, ROW_REASONS, Reason
 from reconcile.unattended.metrics import ScheduleMetrics
 
 ROOT = Path(__file__).parents[1]
@@ -89,8 +88,14 @@ def test_every_class() -> None:
 
 
 def test_every_reason() -> None:
-    words = tomllib.loads((ROOT / "reconcile/report/languages/en.toml").read_text(encoding="utf-8"))
-    assert first_cells("Reasons") == set(words["reasons"])
+    assert first_cells("Reasons") == {*Reason}
+    named = {}
+    for line in section("Reasons").splitlines()[2:]:
+        for reason in re.findall(r"`([^`]+)`", line.split("|")[1] if line else ""):
+            named[reason] = set(line.split("|")[2].strip().split(", "))
+    tables = (*ROW_REASONS.items(), *EVENT_REASONS.items())
+    for reason in Reason:
+        assert named[reason] == {str(name) for name, reasons in tables if reason in reasons}, reason
 
 
 def test_every_alert() -> None:

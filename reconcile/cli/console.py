@@ -1,30 +1,165 @@
-"""What every command uses of the terminal: results to stdout, the rest to stderr, progress, and the way to stop."""
+"""What every command uses of the terminal: results to stdout, the rest to stderr, progress, and the way to stop.
+
+Stdout that cannot be written (a full disk, a closed pipe) is a fault, `OutputFault`; stderr that cannot is nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import orjson
-from rich.console import Console
+
+from reconcile import logs
+from reconcile.errors import OutputFault
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
+    """UTF-8, whatever the terminal's encoding is."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    cast(Results, sys.stdout).write_bytes(orjson.dumps(value, option=options))
 
 
 def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+@contextlib.contextmanager
+def printing() -> Iterator[Console]:
+    """A console as wide and as colourful as stdout, whose text goes there when the block ends.
+
+    Rich itself takes a pipe that closed for a reason to exit 1.
+    """
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as captured:
+        yield console
+    sys.stdout.write(captured.get())
+    sys.stdout.flush()
+
+
 def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    logs.write(text + "\n")
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Within it, writing to stdout raises `OutputFault` and nothing else, and writing to stderr raises nothing."""
+    _occupy()
+    before = sys.stdout, sys.stderr
+    sys.stdout = cast(TextIO, Results(sys.stdout))
+    sys.stderr = cast(TextIO, Remarks(sys.stderr))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        # What could not be written is still in the buffer, and would fail once more when Python ends: exit code 120.
+        for stream in before:
+            _given_up(stream)
+
+
+def _occupy() -> None:
+    """Opens what the process was started without: the next file or socket would become its stdout or stderr."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            if opened != descriptor:
+                os.close(opened)
+
+
+def _given_up(stream: TextIO | None) -> None:
+    """Flushes a stream, into nothing where it cannot be flushed to where it leads."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            stream.flush()
+
+
+class _Guard:
+    """A text stream that may be None. What is not said here is as the stream has it."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        if stream is not None:
+            self.encoding = stream.encoding
+            with contextlib.suppress(AttributeError):
+                # A terminal that lacks a sign gets a question mark, no traceback.
+                cast(Any, stream).reconfigure(errors="replace")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # bytes that went there would not be guarded
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"{type(text).__name__} is not text")
+        self._guarded(lambda stream: stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        self._guarded(lambda stream: stream.flush())
+
+    def _guarded(self, action: Callable[[TextIO], object]) -> None:
+        raise NotImplementedError
+
+    def isatty(self) -> bool:
+        return self._stream is not None and not self._stream.closed and self._stream.isatty()
+
+
+class Results(_Guard):
+    """Stdout. It fails once: whoever writes on after that has been told."""
+
+    _failed = False
+
+    def write_bytes(self, data: bytes) -> None:
+        self.flush()
+        self._guarded(lambda stream: stream.buffer.write(data))
+        self._guarded(lambda stream: stream.buffer.flush())
+
+    def _guarded(self, action: Callable[[TextIO], object]) -> None:
+        if self._failed:
+            return
+        try:
+            if self._stream is None:
+                raise OSError(errno.EBADF, "it is closed")
+            action(self._stream)
+        except (OSError, ValueError) as error:
+            self._failed = True
+            reason = error.strerror if isinstance(error, OSError) else "it is closed"
+            raise OutputFault(f"stdout cannot be written: {reason}") from None
+
+
+class Remarks(_Guard):
+    """Stderr."""
+
+    def _guarded(self, action: Callable[[TextIO], object]) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                action(self._stream)
 
 
 @contextlib.contextmanager
@@ -49,9 +184,10 @@ def progress_bar() -> Iterator[Any]:
     """A progress bar on stderr where that is a terminal; nothing in a pipe."""
     from reconcile.run.job import Silent
 
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield Silent()
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (

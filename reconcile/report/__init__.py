@@ -6,20 +6,23 @@ Every output is a function of the document alone: the same document gives the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, Final, TypeAlias
 
 import orjson
+from xlsxwriter.exceptions import XlsxWriterException
 
 from reconcile.domain.document import Document
-from reconcile.errors import UsageError
+from reconcile.errors import OutputFault, UsageError
 from reconcile.report import figures, page, sheets, workbook
 from reconcile.report.words import Words, languages
 
-__all__ = ["FORMATS", "languages", "write"]
+__all__ = ["FORMATS", "languages", "make_folder", "paths", "write"]
 
 
 FORMATS: Final = ("html", "xlsx", "csv", "json")
@@ -27,47 +30,74 @@ FORMATS: Final = ("html", "xlsx", "csv", "json")
 _Fill: TypeAlias = Callable[[BinaryIO], None]
 
 
+def paths(document: Document, directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The files that `write` makes, in order."""
+    stem = f"reconcile-{_stamp(document.window_from)}-{_stamp(document.window_to)}"
+    return [directory / f"{stem}.{ending}" for ending in _endings(formats)]
+
+
 def write(document: Document, directory: Path, formats: Sequence[str], language: str) -> list[Path]:
     """Writes the report files into `directory` (made if missing) and returns their paths, in order.
 
     Files are named `reconcile-FROM-TO.EXT` after the window; `csv` is one file per table,
-    `reconcile-FROM-TO.TABLE.csv`. A file appears whole or not at all, and replaces one of the same name.
+    `reconcile-FROM-TO.TABLE.csv`. A file appears whole or not at all, replaces one of the same name, and is its owner's
+    alone to read: it names customers and their money.
 
     Raises `UsageError` for an unknown format or language, `BooksFault` for a document that does not add up, and
-    `OSError` where the folder cannot be written.
+    `OutputFault` where the files cannot be written.
     """
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"No such format: {name!r}. Choose among {', '.join(FORMATS)}.")
     words = Words(language, document.method.time_zone)
     figures.check(document)
-    directory.mkdir(parents=True, exist_ok=True)
-    stem = f"reconcile-{_stamp(document.window_from)}-{_stamp(document.window_to)}"
     written: list[Path] = []
-    for name in dict.fromkeys(formats):
-        for ending, fill in _files(name, document, words):
-            path = directory / f"{stem}.{ending}"
-            _atomically(path, fill)
+    try:
+        make_folder(directory)
+        for path, ending in zip(paths(document, directory, formats), _endings(formats), strict=True):
+            _atomically(path, _filling(ending, document, words))
             written.append(path)
+    except (OSError, XlsxWriterException) as error:
+        reason = "the workbook cannot be closed" if isinstance(error, XlsxWriterException) else error.strerror or error
+        raise OutputFault(f"{directory} cannot be written: {reason}") from None
     return written
 
 
-def _files(name: str, document: Document, words: Words) -> Iterator[tuple[str, _Fill]]:
-    """The files of one format: how each one's name ends, and what fills it."""
-    if name == "csv":
-        for table, make in sheets.TABLES.items():
-            yield f"{table}.csv", partial(sheets.write, make(document, words), words)
-    elif name == "json":
-        yield "json", partial(_json, document)
-    elif name == "html":
-        yield "html", partial(page.write, document, words)
-    else:
-        yield "xlsx", partial(workbook.write, document, words)
+def make_folder(directory: Path) -> None:
+    """Makes the folder, its owner's alone, and what leads to it; one that is there stays as it is.
+
+    Raises OSError where it cannot be made, or no file in it.
+    """
+    missing = [one for one in (directory, *directory.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+    with TemporaryFile(dir=directory):
+        pass
+
+
+def _endings(formats: Sequence[str]) -> list[str]:
+    """How the files' names end: the format, for `csv` with the table before it."""
+    return [
+        ending
+        for name in dict.fromkeys(formats)
+        for ending in ([f"{table}.csv" for table in sheets.TABLES] if name == "csv" else [name])
+    ]
+
+
+def _filling(ending: str, document: Document, words: Words) -> _Fill:
+    """What fills the file whose name ends so."""
+    if ending == "json":
+        return partial(_json, document)
+    if ending == "html":
+        return partial(page.write, document, words)
+    if ending == "xlsx":
+        return partial(workbook.write, document, words)
+    return partial(sheets.write, sheets.TABLES[ending.removesuffix(".csv")](document, words), words)
 
 
 def _json(document: Document, target: BinaryIO) -> None:
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    target.write(orjson.dumps(document.as_json(listed=None), option=options))
+    target.write(orjson.dumps(document.as_json(whole=True), option=options))
 
 
 def _stamp(moment: datetime) -> str:
@@ -78,9 +108,11 @@ def _stamp(moment: datetime) -> str:
 
 
 def _atomically(path: Path, fill: _Fill) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Fills a file of a name that nobody can foresee, and moves it into place: no link that lies there is followed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with temporary.open("wb") as target:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as target:
             fill(target)
             target.flush()
             os.fsync(target.fileno())

@@ -1,7 +1,7 @@
 """Sums over the document's own classes that every output shows alike. Exact decimals; nothing is rounded here.
 
-The document balances (CONTRACT.md, "The books balance"), so each figure here is a regrouping of its classes. Lines that
-do not add up to their total raise `BooksFault` instead of standing in a report that somebody signs.
+The document balances: its classes add up to what was read. So each figure here is a regrouping of its classes. Lines
+that do not add up to their total raise `BooksFault` instead of standing in a report that somebody signs.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, Group, RowTotals
+from reconcile.domain.document import Document, EventTotals, Group, RowTotals
 from reconcile.domain.money import add
+from reconcile.domain.parts import DISAGREEING_EVENTS, disagreeing
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import BooksFault
 
 # What became of a row's money, from best to worst. Every row class is in exactly one outcome.
@@ -20,10 +22,12 @@ OUTCOMES: Final[Mapping[str, tuple[str, ...]]] = {
     "agrees": ("matched", "matched_live"),
     "sent": ("delivered",),
     "excluded": ("excluded",),
-    "unbilled": ("unattributed", "missing", "held", "rejected"),
+    "unbilled": ("unbilled", "unattributed", "missing", "held", "rejected"),
     "otherwise": ("mismatched", "misdirected"),
 }
-SURPLUS: Final = ("duplicate", "orphan")
+SURPLUS: Final = tuple(map(str, DISAGREEING_EVENTS))
+# Events that Lago holds and puts on no bill: nobody's, and the house's own.
+ON_NO_BILL: Final = ("unbilled", "own")
 
 NO_ROWS: Final = RowTotals()
 NO_EVENTS: Final = EventTotals()
@@ -63,7 +67,7 @@ class Sides:
     @property
     def open(self) -> Decimal:
         """Money that does not agree: rows unbilled or billed otherwise, and events without cause."""
-        return add((self.outcome("unbilled"), self.outcome("otherwise"), self.surplus))
+        return disagreeing(self.rows, self.events)
 
     @property
     def open_count(self) -> int:
@@ -80,6 +84,14 @@ def lago_now(document: Document) -> EventTotals:
     return document.events["total"] + EventTotals(sent.count, sent.spend)
 
 
+def lago_bills(document: Document) -> EventTotals:
+    """What of it Lago will put on a bill."""
+    now = lago_now(document)
+    unbilled = [document.events[name] for name in ON_NO_BILL]
+    spend = add([now.spend, *(of.spend.copy_negate() for of in unbilled)])
+    return EventTotals(now.count - sum(of.count for of in unbilled), spend)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of the waterfall. `before` and `after` are the levels around it; a level's own step starts at 0."""
@@ -92,7 +104,7 @@ class Step:
 
 
 def waterfall(document: Document) -> tuple[Step, ...]:
-    """The steps from LiteLLM's spend to what Lago holds after the run; steps without members are left out.
+    """The steps from LiteLLM's spend to what Lago bills after the run; steps without members are left out.
 
     `mismatched` and `misdirected` are differences between the two sides' money; `edge` is the difference that pairs
     across the edge of the window leave, since each half counts in its own window.
@@ -104,7 +116,7 @@ def waterfall(document: Document) -> tuple[Step, ...]:
 
     changes: list[tuple[str, Decimal, int | None]] = [
         (name, add((Decimal(0), rows[name].spend.copy_negate())), rows[name].count)  # 0, not -0
-        for name in ("excluded", "unattributed", "missing", "held", "rejected")
+        for name in ("excluded", *OUTCOMES["unbilled"])
         if rows[name].count
     ]
     changes += [
@@ -124,9 +136,9 @@ def waterfall(document: Document) -> tuple[Step, ...]:
     for name, change, count in changes:
         before, level = level, add((level, change))
         steps.append(Step(name, change, count, before, level))
-    end = lago_now(document)
+    end = lago_bills(document)
     if level != end.spend:
-        raise BooksFault(f"LiteLLM's spend leads to {level}, not to the {end.spend} that Lago holds.")
+        raise BooksFault(f"LiteLLM's spend leads to {level}, not to the {end.spend} that Lago bills.")
     steps.append(Step("lago", end.spend, end.count, Decimal(0), end.spend))
     return tuple(steps)
 

@@ -8,7 +8,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Final
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, Group
+from reconcile.domain.document import Document, Group
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.report import figures
 from reconcile.report.figures import Sides
 from reconcile.report.tables import Cell, Column, Kind, Line, Table, key_column
@@ -124,7 +125,8 @@ def _measures(words: Words) -> list[_Measure]:
             lambda of: of.open,
         ),
     ]
-    for name in ROW_CLASSES:
+    for row_class in ROW_CLASSES:
+        name = str(row_class)
         count, spend = label("col_class_count", name), label("col_class_spend", name)
         measures += [
             _Measure(Column(f"{name}_count", count, "count"), row(name, "count")),
@@ -136,7 +138,8 @@ def _measures(words: Words) -> list[_Measure]:
         totals("events_count", "count", event("total", "count")),
         totals("events_spend", "money", event("total", "spend"), words.text("col_events_spend_short")),
     ]
-    for name in EVENT_CLASSES:
+    for event_class in EVENT_CLASSES:
+        name = str(event_class)
         count, spend = label("col_event_class_count", name), label("col_event_class_spend", name)
         measures += [
             _Measure(Column(f"lago_{name}_count", count, "count"), event(name, "count")),

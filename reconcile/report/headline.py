@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from reconcile.domain.document import DISCREPANCY_CLASSES, Document, instant
+from reconcile.domain.dates import instant
+from reconcile.domain.document import Document
+from reconcile.domain.vocabulary import DISCREPANCY_CLASSES
 from reconcile.report import figures
 from reconcile.report.shown import shortened, visible
 from reconcile.report.words import Words
@@ -21,6 +23,7 @@ class Headline:
     status: str
     lead: str
     nature: str  # that nothing was sent, or what reading back showed; may be empty
+    bounds: str  # that another period was asked for; may be empty
     period: str
     period_short: str
     instants: str
@@ -32,6 +35,7 @@ def of(document: Document, words: Words) -> Headline:
         status=_status(document, words),
         lead=_lead(document, words),
         nature=_nature(document, words),
+        bounds=_bounds(document, words),
         period=_period(document, words),
         period_short=_period_short(document, words),
         instants=words.text("until", first=instant(document.window_from), last=instant(document.window_to)),
@@ -113,6 +117,15 @@ def _nature(document: Document, words: Words) -> str:
     if document.dry_run:
         return words.text("dry_run")
     return words.text("read_only") if document.command == "report" else ""
+
+
+def _bounds(document: Document, words: Words) -> str:
+    texts = []
+    if document.window_asked_to is not None:
+        texts.append(words.text("asked_to", to=words.instant(document.window_asked_to)))
+    if document.window_extended_from is not None:
+        texts.append(words.text("extended_from", start=words.instant(document.window_extended_from)))
+    return " ".join(texts)
 
 
 def _period(document: Document, words: Words) -> str:

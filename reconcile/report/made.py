@@ -35,6 +35,8 @@ def making(document: Document, words: Words) -> list[tuple[str, str]]:
         (words.text("slices"), words.count(method.slices)),
         (words.text("lago_requests"), words.count(method.requests)),
         (words.text("retries"), words.count(method.retries)),
+        (words.text("in_flight"), ", ".join(f"{name} {number:.1f}" for name, number in method.in_flight.items())),
+        (words.text("workers"), words.count(method.workers)),
         (
             words.text("stage_seconds"),
             ", ".join(f"{name} {seconds:.1f}" for name, seconds in method.stage_seconds.items()),

@@ -18,8 +18,10 @@ from typing import BinaryIO, Final, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reconcile.domain.document import ROW_CLASSES, Document, instant
+from reconcile.domain.dates import instant
+from reconcile.domain.document import Document
 from reconcile.domain.money import plain
+from reconcile.domain.vocabulary import ROW_CLASSES
 from reconcile.report import charts, figures, groups, headline, made, tables
 from reconcile.report.shown import shortened, visible
 from reconcile.report.tables import NUMBERS, Cell, Column, Kind, Line, Table
@@ -91,7 +93,7 @@ def write(document: Document, words: Words, target: BinaryIO) -> None:
         script=Markup(script),  # noqa: S704  # our own file
         policy=_policy(style, script),
         whole=figures.sides(document),
-        lago=figures.lago_now(document),
+        lago=figures.lago_bills(document),
         waterfall=charts.waterfall(figures.waterfall(document)),
         step_label=headline.step_label,
         tones=_TONES,

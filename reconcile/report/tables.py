@@ -13,8 +13,9 @@ from typing import Final, Literal, TypeAlias
 
 import pandas as pd
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document
+from reconcile.domain.document import Document
 from reconcile.domain.money import add, decimal_of
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.report import figures
 from reconcile.report.words import Words
 

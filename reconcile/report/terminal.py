@@ -8,7 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reconcile.domain.document import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES, Document, Group
+from reconcile.domain.dates import instant
+from reconcile.domain.document import Document, Group
+from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EVENT_CLASSES, ROW_CLASSES
 from reconcile.report import figures, headline
 from reconcile.report.shown import shortened, visible
 from reconcile.report.words import Words
@@ -19,10 +21,25 @@ _STYLES = {"agreed": "bold green", "discrepancies": "bold yellow", "incomplete":
 _SIGNS = {"agreed": "✔", "discrepancies": "▲", "incomplete": "✖"}
 
 
+def heading(document: Document, console: Console, language: str) -> None:
+    """Prints which run it was, and when: what stands above the summary of an earlier one."""
+    words = Words(language, document.method.time_zone)
+    command = document.command + (" --dry-run" if document.dry_run else "")
+    method = document.method
+    for key, text in (
+        ("run_id", document.run_id),
+        ("command", command),
+        ("instants", words.text("until", first=instant(document.window_from), last=instant(document.window_to))),
+        ("started_at", instant(method.started_at)),
+        ("finished_at", instant(method.finished_at)),
+    ):
+        console.print(Text(f"{words.text(key)}: {text}"))
+
+
 def render(document: Document, console: Console, language: str) -> None:
     """Prints the summary: status, period, and where anything differs the classes, top charge IDs and next steps.
 
-    Raises `UsageError` for an unknown language.
+    Where nothing was read there is nothing to tabulate. Raises `UsageError` for an unknown language.
     """
     words = Words(language, document.method.time_zone)
     head = headline.of(document, words)
@@ -31,18 +48,20 @@ def render(document: Document, console: Console, language: str) -> None:
     console.print(Text(f"  {head.period} ({document.method.time_zone}) · {head.stream}", style="dim"))
     if document.fault is not None:
         console.print(Text(f"  {words.of_fault(document.fault.kind)} {visible(document.fault.message)}", style="red"))
-    if head.nature:
-        console.print(Text(f"  {head.nature}"))
+    for text in filter(None, (head.nature, head.bounds)):
+        console.print(Text(f"  {text}"))
     if figures.sides(document).open_count == 0 and document.status == "agreed":
-        now = figures.lago_now(document)
+        billed = figures.lago_bills(document)
         console.print(
             Text(
                 f"  {words.text('tile_litellm')}: {words.usd(document.rows['total'].spend)}"
-                f" · {words.text('tile_lago')}: {words.usd(now.spend)}"
+                f" · {words.text('tile_lago')}: {words.usd(billed.spend)}"
                 f" · {words.text('tile_delivered')}: {words.count(document.rows['delivered'].count)}"
             )
         )
         return
+    if not document.rows["total"].count and not document.events["total"].count:
+        return  # a fault came before anything was read
     console.print()
     console.print(Padding(_classes(document, words), (0, 0, 0, 2)))
     top = _top(document)

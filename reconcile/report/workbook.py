@@ -46,6 +46,7 @@ _COLOURS: Final = {
     "unattributed": "#f3c98b",
     "matched": "#1d5558",
     "matched_live": "#2f7d80",
+    "unbilled": "#e8b04a",
     "mismatched": "#8a4b94",
     "misdirected": "#c199c8",
     "delivered": "#6db3e3",
@@ -136,7 +137,14 @@ def _summary(sheet: Worksheet, document: Document, words: Words, styles: _Styles
     head = headline.of(document, words)
     sheet.write_string(0, 0, f"{words.text('report')}: {head.period_short}", styles.title)
     sheet.write_string(1, 0, head.status, styles.strong)
-    texts = [head.lead, head.nature, f"{head.period} ({document.method.time_zone})", head.instants, head.stream]
+    texts = [
+        head.lead,
+        head.nature,
+        head.bounds,
+        f"{head.period} ({document.method.time_zone})",
+        head.instants,
+        head.stream,
+    ]
     if document.fault is not None:
         texts.append(f"{words.of_fault(document.fault.kind)} {document.fault.message}")
     texts.append(words.text("unit"))

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconcile import __version__
 from reconcile.domain.document import Document
+from reconcile.domain.vocabulary import ROW_CLASSES
 from reconcile.errors import SettingsError
 
 _STREAM = ("event_code", "charge_by")
@@ -33,9 +34,12 @@ _GAUGES = {
     "rows_spend_usd": ("Spend of the rows of the last finished run, by class", "class"),
     "events": ("Events that Lago had before the last finished run, by class", "class"),
     "events_spend_usd": ("Cost of the events that Lago had before the last finished run, by class", "class"),
+    "late_rows": ("Rows from before the window of the last finished run, and rows that stay held, by class", "class"),
+    "late_rows_spend_usd": ("Spend of those rows, by class", "class"),
     "stage_seconds": ("Time that each stage of the last run took", "stage"),
     "lago_requests": ("Requests of the last run to Lago", None),
     "lago_retries": ("Requests of the last run to Lago that were repeats", None),
+    "lago_in_flight": ("Requests to Lago that the last run had in flight, on average, by kind", "kind"),
     "last_run_seconds": ("Time that the last run took", None),
     "last_run_timestamp_seconds": ("When the last run ended", None),
     "last_run_exit_code": ("Exit code of the last run", None),
@@ -68,6 +72,8 @@ class Metrics:
         self._set("last_run_seconds", stream, (method.finished_at - method.started_at).total_seconds())
         self._set("lago_requests", stream, method.requests)
         self._set("lago_retries", stream, method.retries)
+        for kind, number in method.in_flight.items():
+            self._set("lago_in_flight", (*stream, kind), number)
         for stage, seconds in method.stage_seconds.items():
             self._set("stage_seconds", (*stream, stage), seconds)
         if exit_code not in _FINISHED:
@@ -78,6 +84,10 @@ class Metrics:
         for name, events in document.events.items():
             self._set("events", (*stream, name), events.count)
             self._set("events_spend_usd", (*stream, name), float(events.spend))
+        for name in ROW_CLASSES:
+            late = document.outside(name)
+            self._set("late_rows", (*stream, name), late.count)
+            self._set("late_rows_spend_usd", (*stream, name), float(late.spend))
         self.succeeded(stream, method.finished_at, document.window_to)
 
     def ended(self, stream: tuple[str, str], at: datetime, exit_code: int) -> None:

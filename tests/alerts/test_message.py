@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Fault
-from reconcile.settings.values import Threshold, thresholds
+from reconcile.settings.alerting import Threshold, thresholds
 from reconcile.unattended import alerts
 
 from .documents import END, made

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from reconcile.ledger import Ledger, Stream
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 STREAM = Stream("http://lago.test", "org-1", "llm_usage", "team_id")
 

@@ -20,7 +20,7 @@ from reconcile.litellm.feed import RowFeed
 from reconcile.litellm.spend_logs import SpendLogs, Unplaced
 from reconcile.litellm.tables import DETAILS
 from reconcile.sandbox.litellm_schema import insert_rows, migrate, partition
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 from .spend_rows import DAY, row
 

@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Event:
-    """An event without a row: `duplicate` or `orphan`."""
+    """An event without a row: `duplicate`, `orphan` or `own`."""
 
     name: str
     spend: str = "0.01"
@@ -85,7 +85,7 @@ class Event:
     reason: str = "no_row"
 
 
-HAS_EVENT = ("matched", "matched_live", "mismatched", "misdirected")
+HAS_EVENT = ("matched", "matched_live", "unbilled", "mismatched", "misdirected")
 
 
 def document(
@@ -112,18 +112,14 @@ def document(
     whole = _group(sided)
     full_rows = {name: whole.rows.get(name, RowTotals()) for name in ("total", *ROW_CLASSES)}
     full_events = {name: whole.events.get(name, EventTotals()) for name in ("total", *EVENT_CLASSES)}
-    reasons: dict[str, dict[str, int]] = {"excluded": {"failure": 0}, "held": {}, "rejected": {}}
-    reason_spend: dict[str, dict[str, Decimal]] = {
-        "excluded": {"failure": Decimal(0)},
-        "held": {},
-        "rejected": {},
-    }
+    reasons: dict[str, dict[str, int]] = {}
+    reason_spend: dict[str, dict[str, Decimal]] = {}
     for row in rows:
         if row.reason:
             counts, spends = reasons.setdefault(row.name, {}), reason_spend.setdefault(row.name, {})
             counts[row.reason] = counts.get(row.reason, 0) + 1
             spends[row.reason] = spends.get(row.reason, Decimal(0)) + Decimal(row.spend)
-    failing = ("mismatched", "misdirected", "held", "rejected", "missing")
+    failing = ("unbilled", "mismatched", "misdirected", "held", "rejected", "missing")
     disagrees = any(full_rows[name].count for name in failing) or any(
         full_events[name].count for name in ("duplicate", "orphan")
     )
@@ -193,7 +189,7 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
     seconds = int((end - start).total_seconds())
     rare = (
         ("mismatched", "cost"), ("mismatched", "tokens"), ("misdirected", "other_subscription"),
-        ("missing", "not_sent"),
+        ("missing", "not_sent"), ("unbilled", "not_counted"), ("unbilled", "not_priced"), ("held", "late_event"),
         ("held", "no_subscription"), ("held", "period_closed"), ("rejected", "invalid_spend"), ("rejected", "refused"),
         ("unattributed", "no_charge_id"), ("excluded", "failure_with_spend"),
     )  # fmt: skip
@@ -229,6 +225,8 @@ def typical(time_zone: str = "Europe/Berlin") -> Document:
             events.append(Event("duplicate", spend, team, model, at, "same_content"))
         if chance.random() < 0.002:
             events.append(Event("orphan", spend, team, model, at, "no_row"))
+        if chance.random() < 0.002:
+            events.append(Event("own", spend, "litellm-dashboard", model, at, ""))
     made = document(
         rows,
         events,
@@ -357,6 +355,7 @@ def _discrepancies(rows: Sequence[Row], events: Sequence[Event]) -> pd.DataFrame
     lines += [
         (of.name, of.charge_id, of.model, None, f"live-{n}", of.at, None, float(of.spend), of.reason, None)
         for n, of in enumerate(events)
+        if of.name in DISCREPANCY_CLASSES
     ]
     lines.sort(key=lambda line: -max(line[6] or 0, line[7] or 0))
     frame = pd.DataFrame(lines, columns=list(DISCREPANCY_COLUMNS), dtype=object)

@@ -63,7 +63,7 @@ def test_the_page_shows_the_document(browser: Browser, tmp_path: Path, language:
     with tab(browser, html(document, tmp_path, language), **LOOKS[look]) as opened:
         text = opened.inner_text("body")
         whole = figures.sides(document)
-        for amount in (document.rows["total"].spend, figures.lago_now(document).spend, whole.open, whole.surplus):
+        for amount in (document.rows["total"].spend, figures.lago_bills(document).spend, whole.open, whole.surplus):
             assert words.money(amount) in text
         for name in ("missing", "held", "duplicate"):
             assert words.of_class(name).label in text

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Document, EventTotals, RowTotals
+from reconcile.domain.document import Document, EventTotals, RowTotals
 from reconcile.domain.money import add
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import BooksFault
 from reconcile.report import figures
 from report import factory
@@ -32,23 +33,27 @@ def test_the_waterfall_names_each_reason_with_its_sign() -> None:
             Row("excluded", "0.5", reason="failure_with_spend"),
             Row("missing", "2"),
             Row("held", "1"),
+            Row("unbilled", "6"),
             Row("mismatched", "3", event_spend="4"),
             Row("misdirected", "7"),
         ],
-        [Event("duplicate", "0.25"), Event("orphan", "0.125")],
+        [Event("duplicate", "0.25"), Event("orphan", "0.125"), Event("own", "0.0625")],
     )
     steps = figures.waterfall(document)
     assert [(step.name, str(step.change)) for step in steps] == [
-        ("litellm", "28.5"),
+        ("litellm", "34.5"),
         ("excluded", "-0.5"),
+        ("unbilled", "-6"),
         ("missing", "-2"),
         ("held", "-1"),
         ("mismatched", "1"),
         ("duplicate", "0.25"),
         ("orphan", "0.125"),
-        ("lago", "26.375"),
+        ("lago", "26.3750"),
     ]
-    assert figures.lago_now(document) == EventTotals(6, Decimal("29.375") - 3)
+    assert figures.lago_bills(document) == EventTotals(6, Decimal("26.375"))
+    # What lies in Lago and is on no bill: the unbilled event, and the house's own.
+    assert figures.lago_now(document) == EventTotals(8, Decimal("32.4375"))
     for earlier, later in pairwise(steps[:-1]):
         assert later.before == earlier.after
 
@@ -57,7 +62,7 @@ def test_the_waterfall_names_each_reason_with_its_sign() -> None:
     st.fixed_dictionaries({name: st.tuples(st.integers(0, 5), MONEY) for name in ROW_CLASSES}),
     st.fixed_dictionaries({name: st.tuples(st.integers(0, 5), MONEY) for name in EVENT_CLASSES}),
 )
-def test_the_waterfall_always_ends_at_what_lago_holds(
+def test_the_waterfall_always_ends_at_what_lago_bills(
     rows: dict[str, tuple[int, Decimal]], events: dict[str, tuple[int, Decimal]]
 ) -> None:
     row_totals = {name: RowTotals(count, spend if count else Decimal(0)) for name, (count, spend) in rows.items()}
@@ -66,16 +71,21 @@ def test_the_waterfall_always_ends_at_what_lago_holds(
     event_totals["total"] = EventTotals(0, add(totals.spend for totals in event_totals.values()))
     document = replace(factory.document(), rows=row_totals, events=event_totals)
     last = figures.waterfall(document)[-1]
-    assert last.after == add((event_totals["total"].spend, row_totals["delivered"].spend))
+    on_no_bill = [event_totals[name].spend.copy_negate() for name in ("unbilled", "own")]
+    assert last.after == add((event_totals["total"].spend, row_totals["delivered"].spend, *on_no_bill))
 
 
 def test_open_money_is_what_is_unbilled_billed_otherwise_or_without_cause() -> None:
     document = factory.document(
-        [Row("matched", "100"), Row("unattributed", "1"), Row("rejected", "2"), Row("misdirected", "4")],
-        [Event("orphan", "8")],
+        [
+            *(Row("matched", "100"), Row("unattributed", "1"), Row("rejected", "2"), Row("misdirected", "4")),
+            *(Row("unbilled", "16", reason="no_subscription"), Row("excluded", "32", reason="own")),
+        ],
+        [Event("orphan", "8"), Event("own", "32")],
     )
-    assert figures.sides(document).open == 15
-    assert figures.sides(document).open_count == 4
+    assert figures.sides(document).open == 31
+    assert figures.sides(document).open_count == 5
+    assert figures.sides(document).outcome("unbilled") == 19
 
 
 def test_several_lines_as_one_keep_every_class() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -15,7 +16,7 @@ import orjson
 import pytest
 
 from reconcile.domain.document import Document
-from reconcile.errors import BooksFault, UsageError
+from reconcile.errors import BooksFault, OutputFault, UsageError
 from reconcile.report import FORMATS, sheets, write
 from report import factory
 from report.factory import Row
@@ -67,12 +68,12 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     before = path.read_bytes()
 
     def fails(descriptor: int) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputFault, match="cannot be written: No space"):
         write(factory.typical("UTC"), tmp_path, ["json"], "en")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OutputFault, match="cannot be written: No space"):
         write(factory.document([Row("matched")]), tmp_path, ["json"], "en")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
@@ -82,7 +83,7 @@ def test_json_is_the_document_with_all_discrepancies(tmp_path: Path) -> None:
     document = factory.large(discrepancies=1_500, charge_ids=3)
     (path,) = write(document, tmp_path, ["json"], "zh-CN")
     found = orjson.loads(path.read_bytes())
-    assert found == orjson.loads(orjson.dumps(document.as_json(listed=None)))
+    assert found == orjson.loads(orjson.dumps(document.as_json(whole=True)))
     assert len(found["discrepancies"]) == found["discrepancies_total"] == 1_500
 
 

@@ -25,10 +25,10 @@ def test_a_window_that_agrees_takes_a_few_lines() -> None:
     text = shown(factory.document([Row("matched_live", "12.34"), Row("delivered", "0.0041")]))
     assert text.splitlines() == [
         "✔ Lago agrees with LiteLLM to the cent",
-        "  Every billable request that has a charge ID is in Lago exactly once.",
+        "  Every billable request that has a charge ID is in Lago exactly once, and Lago bills it.",
         "  1 Nov 2026, the whole day (UTC) · openai_tokens, charged by team",
         "  Lago was read back after the last delivery and holds what this report says.",
-        "  LiteLLM recorded: 12.34 USD · Lago holds now: 12.34 USD · Sent by this run: 1",
+        "  LiteLLM recorded: 12.34 USD · Lago bills now: 12.34 USD · Sent by this run: 1",
     ]
 
 
@@ -51,7 +51,7 @@ def test_what_does_not_agree_stands_with_money_and_next_step() -> None:
 
 
 def test_the_most_money_comes_first() -> None:
-    text = shown(factory.document([Row("held", "1", reason="no_customer"), Row("missing", "3", reason="not_sent")]))
+    text = shown(factory.document([Row("held", "1", reason="no_subscription"), Row("missing", "3", reason="not_sent")]))
     steps = text[text.index("What to do") :]
     assert steps.index("Missing in Lago") < steps.index("Kept back")
 

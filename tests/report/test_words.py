@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile import errors
+from reconcile.domain.vocabulary import (
+    EVENT_CLASSES,
+    EVENT_REASONS,
+    ROW_CLASSES,
+    ROW_REASONS,
+    FindingKind,
+    Reason,
+    RowClass,
+)
 from reconcile.errors import UsageError
 from reconcile.report import languages
 from reconcile.report.words import Words, rounded
-
-REASONS = (
-    *("failure", "failure_with_spend", "cache_hit", "zero_cost"),
-    *("no_subscription", "period_closed", "several_subscriptions", "no_customer"),
-    *("invalid_spend", "refused", "exists_but_deleted", "no_charge_id"),
-    *("cost", "tokens", "model", "timestamp", "other_subscription", "other_charge_id"),
-    *("same_content", "same_id", "no_row", "no_subscription_id", "excluded_row", "retention", "not_sent"),
-)
 
 
 def source(language: str) -> dict[str, Any]:
@@ -59,6 +60,25 @@ def test_every_language_has_every_text_with_the_same_names_to_fill_in(language: 
             assert fields(other[key]) == fields(text), key
 
 
+def kinds(base: type[errors.ReconcileError]) -> set[str]:
+    return {base.kind}.union(*map(kinds, base.__subclasses__()))
+
+
+@pytest.mark.parametrize("language", languages())
+def test_a_language_has_words_for_what_there_is_and_for_nothing_else(language: str) -> None:
+    words = source(language)
+    assert words["classes"].keys() == {*ROW_CLASSES, *EVENT_CLASSES}
+    assert words["reasons"].keys() == {*Reason}
+    assert words["findings"].keys() == {*FindingKind}
+    # Of these there is no document: nothing had begun.
+    assert words["faults"].keys() == kinds(errors.ReconcileError) - {"usage", "settings", "locked"}
+
+
+def test_every_reason_belongs_to_a_class() -> None:
+    used = {reason for reasons in (*ROW_REASONS.values(), *EVENT_REASONS.values()) for reason in reasons}
+    assert used == {*Reason}
+
+
 @pytest.mark.parametrize("language", languages())
 def test_every_class_and_reason_has_a_name_a_meaning_and_a_next_step(language: str) -> None:
     words = Words(language, "UTC")
@@ -67,7 +87,7 @@ def test_every_class_and_reason_has_a_name_a_meaning_and_a_next_step(language: s
         assert wording.label != name
         assert wording.meaning
         assert wording.next
-    for code in REASONS:
+    for code in Reason:
         wording = words.of_reason(code)
         assert wording.label != code
         assert wording.meaning
@@ -79,7 +99,7 @@ def test_finance_finds_every_class_and_kept_back_reason_in_its_guide() -> None:
     words = Words("en", "UTC")
     for name in {*ROW_CLASSES, *EVENT_CLASSES}:
         assert f"| {words.of_class(name).label} | `{name}` |" in guide
-    for code in ("no_subscription", "no_customer", "several_subscriptions", "period_closed"):
+    for code in (*ROW_REASONS[RowClass.HELD], *ROW_REASONS[RowClass.UNBILLED]):
         assert f"| {words.of_reason(code).label} (`{code}`) |" in guide
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from reconcile.errors import SettingsError
-from reconcile.settings.values import Threshold
+from reconcile.settings.alerting import Threshold
 from reconcile.unattended.schedule import cron_file
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import copy
 import pickle
 import re
 import traceback
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from sqlalchemy.engine import make_url
 
 from reconcile import settings
 from reconcile.domain import event
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import SettingsError
-from reconcile.settings.values import ListenAddress, MailServer, Threshold, duration_text, parse_duration
+from reconcile.settings.alerting import ListenAddress, MailServer, Threshold
+from reconcile.settings.values import duration_text, parse_duration
 
 ROOT = Path(__file__).parents[2]
 unhurried = hypothesis.settings(deadline=None)  # no test depends on how fast the machine is
@@ -38,6 +39,9 @@ REQUIRED = {
     "LAGO_API_KEY": KEY,
     "LAGO_API_EVENT_CODE": "llm_usage",
 }
+
+
+WITHOUT_URL = {name: text for name, text in REQUIRED.items() if name != "DATABASE_URL"}
 
 
 def load(environ: dict[str, str] | None = None, dotenv: Path | None = None) -> settings.Settings:
@@ -58,12 +62,18 @@ def test_the_defaults_are_the_contract_s() -> None:
     assert loaded.state == loaded.database
     assert loaded.time_zone == ZoneInfo("UTC")
     assert loaded.lookback == timedelta(hours=72)
-    assert loaded.lag == timedelta(minutes=15)
+    assert loaded.lag == timedelta(hours=2)
+    assert loaded.start is None
     assert loaded.max_call == timedelta(hours=24)
     assert (loaded.match_before, loaded.match_after) == (timedelta(seconds=30), timedelta(seconds=120))
+    assert (loaded.doubt_before, loaded.doubt_after) == (timedelta(hours=1), timedelta(hours=6))
+    assert (loaded.doubtful, loaded.copies, loaded.not_counted) == (None, "billed", "hold")
+    assert loaded.own_ids == {"litellm-internal-health-check", "litellm-dashboard", "default_user_id"}
+    assert loaded.row_limit == Decimal(1000)
     assert (loaded.uncovered, loaded.late) == ("hold", "hold")
-    assert loaded.concurrency == 8
+    assert (loaded.concurrency, loaded.workers) == (8, 1)
     assert loaded.fail_on == {
+        "unbilled",
         "mismatched",
         "misdirected",
         "duplicate",
@@ -109,7 +119,7 @@ def test_the_process_s_environment_and_the_file_in_the_current_directory_are_the
 def test_the_proxy_s_env_file_works_as_it_is(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(
-        '\ufeffDATABASE_URL="postgresql://llm:p@ss@db:5432/litellm?connection_limit=10&pool_timeout=60&schema=proxy"\n'
+        '\ufeffDATABASE_URL="postgresql://llm:p%40ss@db:5432/litellm?connection_limit=10&pool_timeout=60&schema=proxy"\n'
         "# the proxy's\nexport LITELLM_MASTER_KEY=sk-1\nOPENAI_API_KEY=\nSTORE_MODEL_IN_DB=True\n"
         "LAGO_API_BASE=http://lago:3000/\nLAGO_API_KEY=k\nLAGO_API_EVENT_CODE=code\nA LINE THAT IS NONE\n",
         encoding="utf-8",
@@ -121,7 +131,7 @@ def test_the_proxy_s_env_file_works_as_it_is(tmp_path: Path) -> None:
 
 
 def test_names_are_case_sensitive() -> None:
-    assert load({"reconcile_lag": "nonsense", "Reconcile_Lag": "nonsense"}).lag == timedelta(minutes=15)
+    assert load({"reconcile_lag": "nonsense", "Reconcile_Lag": "nonsense"}).lag == timedelta(hours=2)
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
@@ -129,7 +139,7 @@ def test_an_empty_value_is_no_value(tmp_path: Path, empty: str) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"RECONCILE_LAG={empty}\nRECONCILE_LOOKBACK=1h\nLAGO_API_KEY={empty}\n")
     assert load({"RECONCILE_LOOKBACK": empty}, dotenv).lookback == timedelta(hours=1)
-    assert load(dotenv=dotenv).lag == timedelta(minutes=15)
+    assert load(dotenv=dotenv).lag == timedelta(hours=2)
     assert load({"RECONCILE_STATE_URL": empty}).state.libpq == REQUIRED["DATABASE_URL"]
     with pytest.raises(SettingsError, match=r"^LAGO_API_KEY: is not set; for example LAGO_API_KEY="):
         load({"LAGO_API_KEY": empty})
@@ -146,6 +156,87 @@ def test_an_empty_fail_on_means_missing_alone(tmp_path: Path) -> None:
 def test_an_empty_override_is_refused_rather_than_replaced_by_the_default() -> None:
     with pytest.raises(SettingsError, match=r"^LAGO_API_CHARGE_BY: is given an empty value; for example"):
         settings.load(REQUIRED, None, charge_by="")
+
+
+def test_an_empty_list_of_own_ids_means_none_and_no_value_the_house_s(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("RECONCILE_OWN_IDS=\n")
+    assert load({"RECONCILE_OWN_IDS": ""}).own_ids == frozenset()
+    assert load(dotenv=dotenv).own_ids == frozenset()
+    assert load({"RECONCILE_OWN_IDS": "us, the lab ,"}).own_ids == {"us", "the lab"}
+
+
+def test_the_start_is_an_instant_and_a_date_in_the_zone() -> None:
+    zone = {"RECONCILE_TIMEZONE": "Asia/Shanghai"}
+    assert load({"RECONCILE_START": "2026-12-01", **zone}).start == datetime(2026, 11, 30, 16, tzinfo=UTC)
+    assert load({"RECONCILE_START": "2026-12-01T08:00", **zone}).start == datetime(2026, 12, 1, tzinfo=UTC)
+    assert load({"RECONCILE_START": "2026-12-01T08:00Z", **zone}).start == datetime(2026, 12, 1, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("RECONCILE_LAGG", "RECONCILE_LAG"),
+        ("RECONCILE_TIME_ZONE", "RECONCILE_TIMEZONE"),
+        ("RECONCILE_METRICS_PORT", "RECONCILE_METRICS_ADDRESS"),
+        ("RECONCILE_", "RECONCILE_LAG"),
+    ],
+)
+def test_an_unknown_name_of_ours_is_refused_with_the_nearest_known_one(
+    tmp_path: Path, place: str, name: str, nearest: str
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"{name}=\n" if place == "file" else "")
+    with pytest.raises(SettingsError) as refused:
+        load({name: "x"} if place == "environment" else {}, dotenv)
+    assert str(refused.value) == f"{name}: is no setting; the nearest is {nearest}"
+
+
+def test_what_kubernetes_says_of_a_service_of_our_name_is_no_setting() -> None:
+    """It puts these into every pod of the namespace, unless `enableServiceLinks` is false."""
+    links = {
+        "RECONCILE_METRICS_SERVICE_HOST": "10.0.0.1",
+        "RECONCILE_METRICS_SERVICE_PORT": "9464",
+        "RECONCILE_METRICS_SERVICE_PORT_HTTP": "9464",
+        "RECONCILE_METRICS_PORT": "tcp://10.0.0.1:9464",
+        "RECONCILE_METRICS_PORT_9464_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(links) == load()
+
+
+def test_each_setting_knows_where_it_came_from(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("RECONCILE_LAG=1m\nRECONCILE_LOOKBACK=1h\nRECONCILE_SLICE=\n")
+    environ = REQUIRED | {"RECONCILE_LAG": "2m", "RECONCILE_LANG": ""}
+    loaded = settings.load(environ, dotenv, charge_by="team_id")
+    given = dict.fromkeys((*REQUIRED, "RECONCILE_LAG"), "environment")
+    assert loaded.sources == {**given, "RECONCILE_LOOKBACK": ".env", "LAGO_API_CHARGE_BY": "option"}
+    assert loaded.origins() == {
+        ".env": "RECONCILE_LOOKBACK",
+        "environment": "DATABASE_URL, LAGO_API_BASE, LAGO_API_EVENT_CODE, LAGO_API_KEY, RECONCILE_LAG",
+        "option": "LAGO_API_CHARGE_BY",
+        "default": "all others",
+    }
+    assert KEY not in str(loaded.origins())
+
+
+@pytest.mark.parametrize(
+    ("environ", "warned"),
+    [
+        ({}, []),
+        ({"RECONCILE_MATCH_BEFORE": "10s", "RECONCILE_MATCH_AFTER": "9999ms"}, ["RECONCILE_MATCH_AFTER"]),
+        ({"RECONCILE_MATCH_BEFORE": "1s"}, ["RECONCILE_MATCH_BEFORE"]),
+        ({"LAGO_API_BASE": "http://lago:3000"}, ["LAGO_API_BASE"]),
+        ({"LAGO_API_BASE": "http://10.0.0.1"}, ["LAGO_API_BASE"]),
+        ({"LAGO_API_BASE": "https://lago"}, []),
+        ({"LAGO_API_BASE": "http://127.3.2.1"}, []),
+        ({"LAGO_API_BASE": "http://[::1]:3000"}, []),
+        ({"LAGO_API_BASE": "http://lago.localhost"}, []),
+    ],
+)
+def test_what_is_likely_to_be_a_mistake_is_warned_about(environ: dict[str, str], warned: list[str]) -> None:
+    assert [warning.partition(":")[0] for warning in load(environ).warnings()] == warned
 
 
 def test_space_around_a_value_does_not_count() -> None:
@@ -174,6 +265,11 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("DATABASE_URL", "mysql://db/litellm", "begins with postgresql://"),
         ("DATABASE_URL", "postgresql:db", "begins with postgresql://"),
         ("DATABASE_URL", "postgresql://u:p/w@db:5432/litellm", "%2F"),
+        ("DATABASE_URL", "postgresql://u:p@ss@db:5432/litellm", "%40"),
+        ("DATABASE_URL", "postgresql://u:123/w@db/litellm", "%2F"),
+        ("DATABASE_URL", "postgresql://u:123?w@db/litellm", "%3F"),
+        ("DATABASE_URL", "postgresql://u:p#w@db/litellm", "%23"),
+        ("DATABASE_URL", "postgresql://u:p@ss/w@db/litellm", "%40"),
         ("DATABASE_URL", "postgresql://u:p@db:70000/litellm", "is not a Postgres URL"),
         ("DATABASE_URL", "postgresql://u:p@[::1/litellm", "is not a Postgres URL"),
         ("DATABASE_URL", "postgresql://u:%FF@db/litellm", "is not a Postgres URL"),
@@ -207,13 +303,23 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_LAG", "999999999999d", "is out of range (0s to 3660d)"),
         ("RECONCILE_LOOKBACK", "0s", "is out of range (1m to 3660d)"),
         ("RECONCILE_MAX_CALL", "day", "is not a duration"),
-        ("RECONCILE_MATCH_BEFORE", "x", "is not a duration"),
-        ("RECONCILE_MATCH_AFTER", "x", "is not a duration"),
+        ("RECONCILE_START", "soon", "is neither a date nor a date-time"),
+        ("RECONCILE_START", "2026-11-31", "there is no such date"),
+        ("RECONCILE_MATCH_BEFORE", "0s", "is out of range (1s to 3660d)"),
+        ("RECONCILE_MATCH_AFTER", "999ms", "is out of range (1s to 3660d)"),
+        ("RECONCILE_DOUBT_BEFORE", "0s", "is out of range (1s to 3660d)"),
+        ("RECONCILE_DOUBT_AFTER", "x", "is not a duration"),
+        ("RECONCILE_DOUBTFUL", "stop", "'stop' is none of send"),
+        ("RECONCILE_COPIES", "two", "'two' is none of billed, one"),
+        ("RECONCILE_NOT_COUNTED", "send", "'send' is none of hold, push"),
+        ("RECONCILE_ROW_LIMIT", "0", "is not a decimal amount above 0"),
+        ("RECONCILE_ROW_LIMIT", "1e3", "is not a decimal amount above 0"),
+        ("RECONCILE_WORKERS", "65", "is not a whole number from 1 to 64"),
         ("RECONCILE_UNCOVERED", "send", "'send' is none of hold, push"),
         ("RECONCILE_LATE", "HOLD", "'HOLD' is none of hold, push"),
         ("RECONCILE_CONCURRENCY", "0", "'0' is not a whole number from 1 to 64"),
         ("RECONCILE_CONCURRENCY", "8.0", "is not a whole number"),
-        ("RECONCILE_FAIL_ON", "held,lost", f"'lost' is none of {', '.join(ROW_CLASSES)}, duplicate, orphan"),
+        ("RECONCILE_FAIL_ON", "held,lost", f"'lost' is none of {', '.join(ROW_CLASSES)}, duplicate, own, orphan"),
         ("RECONCILE_SLICE", "59s", "is out of range (1m to 7d)"),
         ("RECONCILE_SLICE", "8d", "is out of range (1m to 7d)"),
         ("RECONCILE_PAGE_SIZE", "10001", "is not a whole number from 1 to 10000"),
@@ -243,7 +349,7 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_SMTP_URL", "mail.example:25", "is not a mail server"),
         ("RECONCILE_SMTP_URL", "smtp://me@mail.example", "a user without a password"),
         ("RECONCILE_SMTP_URL", "smtp://me:pa/ss@mail.example", "is not a mail server"),
-        ("RECONCILE_ALERT_ON", "lost", f"'lost' is none of {', '.join(ROW_CLASSES)}, duplicate, orphan"),
+        ("RECONCILE_ALERT_ON", "lost", f"'lost' is none of {', '.join(ROW_CLASSES)}, duplicate, own, orphan"),
         ("RECONCILE_ALERT_ON", "held>5.00", "'held>5.00' is not a class, class>10 or class>5.00usd"),
         ("RECONCILE_ALERT_ON", "held>-1", "is not a class"),
         ("RECONCILE_ALERT_OVERDUE", "26", "'26' is not a duration"),
@@ -272,6 +378,8 @@ def test_every_setting_with_a_rule_is_refused_somewhere_above() -> None:
     assert refused == {setting.name for setting in settings.documentation()} - {
         "LAGO_API_EVENT_CODE",
         "RECONCILE_METRICS_TEXTFILE",
+        "RECONCILE_OWN_IDS",
+        *settings.PARTS,
     }
 
 
@@ -289,6 +397,7 @@ def test_several_problems_make_one_line_each() -> None:
         {"DATABASE_URL": f"postgresql://u:{PASSWORD}/@db/x"},
         {"DATABASE_URL": f"postgresql://u:{PASSWORD}@[db/x"},
         {"DATABASE_URL": f"postgresql://u@db/x?password={PASSWORD}%zz"},
+        {"DATABASE_URL": f"postgresql://u:zq@x9!/{PASSWORD}#77@host/db"},
         {"RECONCILE_STATE_URL": f"{PASSWORD}"},
         {"LAGO_API_BASE": f"http://u:{PASSWORD}@lago"},
         {"LAGO_API_BASE": f"http://u:{PASSWORD}/@lago"},
@@ -325,7 +434,7 @@ def test_no_secret_in_an_error_nor_in_its_traceback(environ: dict[str, str]) -> 
     ],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert load({"RECONCILE_MATCH_AFTER": text}).match_after == timedelta(seconds=seconds)
+    assert load({"RECONCILE_LAG": text}).lag == timedelta(seconds=seconds)
 
 
 @unhurried
@@ -469,10 +578,15 @@ def test_the_public_settings_are_all_but_the_secrets_and_read_back() -> None:
             "RECONCILE_ALERT_ON": "missing,orphan>10,held>5.00USD",
             "RECONCILE_ALERT_EMAIL_TO": "a@b.example, c@d.example",
             "RECONCILE_METRICS_ADDRESS": "[::1]:9464",
+            "RECONCILE_START": "2026-12-01",
+            "RECONCILE_OWN_IDS": "",
+            "RECONCILE_ROW_LIMIT": "250.5",
+            "RECONCILE_DOUBTFUL": "send",
         }
     )
     public = loaded.public()
-    assert list(public) == [s.name for s in settings.documentation() if s.name not in settings.SECRETS]
+    hidden = settings.SECRETS | settings.PARTS.keys()
+    assert list(public) == [s.name for s in settings.documentation() if s.name not in hidden]
     assert public["DATABASE_URL"] == "postgresql://litellm@db.example:5432/litellm"
     assert public["RECONCILE_STATE_URL"] == "postgresql://job@db/state"
     assert load().public()["RECONCILE_STATE_URL"] == public["DATABASE_URL"]
@@ -512,7 +626,7 @@ def test_names_of_both_worlds_are_libpq_s_beside_a_client_key() -> None:
         ("postgresql://u:p@h/db", None, "postgresql://u@h/db"),
         ("postgresql://u:p@h/db?", "postgresql://u:p@h/db", "postgresql://u@h/db"),
         ("postgresql://u:p%40%2F%25@h/db", None, "postgresql://u@h/db"),
-        ("postgresql://u:p@:w@h/db", "postgresql://u:p%40%3Aw@h/db", "postgresql://u@h/db"),
+        ("postgresql://u:p%40:w@h/db", "postgresql://u:p%40%3Aw@h/db", "postgresql://u@h/db"),
         ("postgresql://u:100%@h/db", "postgresql://u:100%25@h/db", "postgresql://u@h/db"),
         ("postgresql://a%40b:p@h/db", None, "postgresql://a%40b@h/db"),
         ("postgresql://u:p@[::1]:5433/db", None, "postgresql://u@[::1]:5433/db"),
@@ -561,6 +675,76 @@ def test_any_user_and_password_survive_and_no_password_is_shown(user: str, passw
     assert parsed.display == f"postgresql://{quote(user, safe='')}@h:5432/db"
 
 
+PARTS = {"DATABASE_HOST": "db", "DATABASE_USER": "litellm", "DATABASE_NAME": "proxy"}
+
+
+def of_parts(**parts: str) -> settings.Database:
+    return settings.load(WITHOUT_URL | PARTS | parts, None).database
+
+
+def test_litellm_s_parts_are_taken_as_they_are() -> None:
+    parsed = of_parts(
+        DATABASE_PASSWORD="s3cr]et?p@w/%20",
+        DATABASE_PORT="6432",
+        DATABASE_SCHEMA="llm",
+        DATABASE_SSLMODE="require",
+    )
+    assert psycopg.conninfo.conninfo_to_dict(parsed.libpq) == {
+        "host": "db",
+        "port": "6432",
+        "user": "litellm",
+        "password": "s3cr]et?p@w/%20",
+        "dbname": "proxy",
+        "sslmode": "require",
+    }
+    assert parsed.display == "postgresql://litellm@db:6432/proxy?schema=llm"
+    assert same_place(parsed)
+
+
+@unhurried
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_any_password_part_survives_and_none_is_shown(password: str) -> None:
+    hypothesis.assume(password.strip())
+    parsed = of_parts(DATABASE_PASSWORD=password)
+    assert psycopg.conninfo.conninfo_to_dict(parsed.libpq)["password"] == password
+    assert parsed.display == "postgresql://litellm@db/proxy"
+
+
+def test_forms_of_the_parts() -> None:
+    assert of_parts(DATABASE_HOST="db:5433").libpq == "postgresql://litellm@db:5433/proxy"
+    assert of_parts(DATABASE_HOST="::1", DATABASE_PORT="5433").libpq == "postgresql://litellm@[::1]:5433/proxy"
+    assert of_parts(DATABASE_HOST="/run/pg").libpq == "postgresql://litellm@%2Frun%2Fpg/proxy"
+    assert of_parts(DATABASE_USER="", DATABASE_USERNAME="other").libpq == "postgresql://other@db/proxy"
+    assert of_parts(DATABASE_USERNAME="other").libpq == "postgresql://litellm@db/proxy"
+    verified = of_parts(DATABASE_SSLROOTCERT="/ca.pem")
+    assert psycopg.conninfo.conninfo_to_dict(verified.libpq)["sslmode"] == "verify-full"
+
+
+def test_a_url_wins_over_the_parts_as_it_does_for_litellm(tmp_path: Path) -> None:
+    assert load(PARTS).database.libpq == REQUIRED["DATABASE_URL"]
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"DATABASE_URL={REQUIRED['DATABASE_URL']}\n")
+    assert settings.load(WITHOUT_URL | PARTS, dotenv).database.libpq == REQUIRED["DATABASE_URL"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"DATABASE_NAME": ""}, "DATABASE_NAME: is not set, beside DATABASE_HOST"),
+        ({"DATABASE_USER": ""}, "DATABASE_USER: is not set, beside DATABASE_HOST"),
+        ({"DATABASE_HOST": ""}, "DATABASE_HOST: is not set, beside DATABASE_USER"),
+        ({"DATABASE_PORT": "65536"}, "DATABASE_PORT: is not a port"),
+        ({"DATABASE_HOST": "db:70000"}, "DATABASE_HOST: is not the name or address of a host"),
+        ({"DATABASE_SSLMODE": "on"}, "DATABASE_SSLMODE: is none of disable"),
+    ],
+)
+def test_a_wrong_or_missing_part_is_named(parts: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        of_parts(DATABASE_PASSWORD=PASSWORD, **parts)
+    assert str(refused.value).startswith(says)
+    assert PASSWORD not in str(refused.value)
+
+
 # Documentation
 
 
@@ -569,7 +753,12 @@ def test_every_example_and_every_default_is_right() -> None:
         load({setting.name: setting.example})
         assert setting.meaning
         assert "|" not in setting.meaning + setting.example
-        if setting.default is not None:
+        if setting.name in settings.PARTS:
+            parts = {"DATABASE_HOST": "h", "DATABASE_NAME": "n", "DATABASE_USERNAME": "u"}
+            plain = settings.load(WITHOUT_URL | parts, None)
+            assert settings.load(WITHOUT_URL | parts | {setting.name: setting.example}, None) != plain
+            assert settings.load({**WITHOUT_URL, setting.name: setting.default or "", **parts}, None).database.schema
+        elif setting.default is not None:
             assert load({setting.name: setting.default}) == load()
             assert load({setting.name: setting.example}) != load()
 

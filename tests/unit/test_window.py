@@ -14,13 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from reconcile.domain.dates import day_start, local_day, local_days
 from reconcile.domain.window import (
     RelativeName,
     Window,
-    day_start,
+    cut,
     hours,
-    local_day,
-    local_days,
     lookback_window,
     parse_range,
     relative_window,
@@ -329,3 +328,44 @@ def test_hours_are_those_that_the_window_touches(whole: Window) -> None:
     assert touched[-1] < whole.end <= touched[-1] + timedelta(hours=1)
     assert all(later - earlier == timedelta(hours=1) for earlier, later in pairwise(touched))
     assert all(hour.minute == hour.second == hour.microsecond == 0 for hour in touched)
+
+
+LAG = timedelta(hours=2)
+
+
+@pytest.mark.parametrize(
+    ("end", "cut_to", "asked_to"),
+    [
+        ("2026-11-20T10:00", "2026-11-20T10:00", None),
+        ("2026-11-20T12:00", "2026-11-20T12:00", None),  # to the millisecond
+        ("2026-11-20T12:00:00.001", "2026-11-20T12:00", "2026-11-20T12:00:00.001"),
+        ("2027-01-01T00:00", "2026-11-20T12:00", "2027-01-01T00:00"),
+    ],
+)
+def test_a_window_is_cut_to_what_is_older_than_the_lag(end: str, cut_to: str, asked_to: str | None) -> None:
+    now = utc("2026-11-20T14:00:00.000999")
+    found, asked = cut(window("2026-11-19T00:00", end), now, LAG)
+    assert found == window("2026-11-19T00:00", cut_to)
+    assert asked == (None if asked_to is None else utc(asked_to))
+
+
+@pytest.mark.parametrize("start", ["2026-11-20T12:00", "2026-11-20T13:00", "2026-12-01T00:00"])
+def test_a_window_of_which_nothing_is_old_enough_is_refused(start: str) -> None:
+    with pytest.raises(UsageError, match="RECONCILE_LAG"):
+        cut(window(start, "2026-12-02T00:00"), utc("2026-11-20T14:00"), LAG)
+
+
+@given(windows, instants, st.timedeltas(timedelta(), timedelta(days=30)))
+def test_a_cut_window_never_passes_the_lag_and_loses_nothing_else(asked: Window, now: datetime, lag: timedelta) -> None:
+    edge = now - lag
+    if asked.start >= edge:
+        return
+    try:
+        found, asked_to = cut(asked, now, lag)
+    except UsageError:
+        assert edge - asked.start < MILLISECOND
+        return
+    assert found.start == asked.start
+    assert found.end <= edge
+    assert (asked_to or found.end) == asked.end
+    assert found.end == asked.end or edge - found.end < MILLISECOND

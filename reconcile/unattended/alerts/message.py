@@ -12,9 +12,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reconcile.domain.document import Document, instant
-from reconcile.domain.money import plain
-from reconcile.settings.values import Threshold, duration_text
+from reconcile.domain.dates import instant
+from reconcile.domain.document import Document
+from reconcile.domain.money import add, plain
+from reconcile.domain.vocabulary import RowClass
+from reconcile.settings.alerting import Threshold
+from reconcile.settings.values import duration_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,16 @@ def trial() -> Alert:
 
 
 def _over(document: Document, threshold: Threshold) -> _Figure | None:
-    rows, events = document.rows.get(threshold.kind), document.events.get(threshold.kind)
-    sides = [side for side in (rows, events) if side is not None]
-    count = max((side.count for side in sides), default=0)
-    spend = max((side.spend for side in sides), default=Decimal(0))
+    """Late rows and rows that stay held count too: they are in no window, and nobody would hear of them."""
+    kind = threshold.kind
+    # An unbilled event may stand beside the row's own, which is billed: the rows say what is not.
+    events = None if kind == RowClass.UNBILLED else document.events.get(kind)
+    sides = [side for side in (document.rows.get(kind), events) if side is not None]
+    late = document.outside(kind)
+    count = max((side.count for side in sides), default=0) + late.count
+    spend = add((max((side.spend for side in sides), default=Decimal(0)), late.spend))
     exceeded = spend > threshold.spend if threshold.spend is not None else count > (threshold.count or 0)
-    return _Figure(threshold.kind, count, spend, str(threshold)) if exceeded else None
+    return _Figure(kind, count, spend, str(threshold)) if exceeded else None
 
 
 def _alert(kind: str, subject: str, **values: Any) -> Alert:

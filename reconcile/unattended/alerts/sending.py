@@ -26,7 +26,7 @@ from tenacity import (
 from tenacity.wait import wait_base
 
 from reconcile.settings import Settings
-from reconcile.settings.values import MailServer
+from reconcile.settings.alerting import MailServer
 from reconcile.unattended.alerts.message import Alert
 
 log = structlog.get_logger()

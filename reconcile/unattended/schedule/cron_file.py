@@ -11,13 +11,12 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES
 from reconcile.domain.window import RelativeName
 from reconcile.errors import SettingsError
-from reconcile.settings import values as values
+from reconcile.settings import alerting, values
+from reconcile.settings.kinds import CLASSES
 from reconcile.unattended.schedule.trigger import CronLine
 
-_CLASSES = tuple(dict.fromkeys(ROW_CLASSES + EVENT_CLASSES))
 _UTC = ZoneInfo("UTC")
 
 
@@ -78,7 +77,7 @@ class CronJob(_Part):
     @classmethod
     def _thresholds(cls, alerts: list[str] | bool) -> list[str] | bool:
         if isinstance(alerts, list):
-            values.thresholds(*_CLASSES)(",".join(alerts))
+            alerting.thresholds(*CLASSES)(",".join(alerts))
         return alerts
 
     @model_validator(mode="after")
@@ -92,9 +91,9 @@ class CronJob(_Part):
         return self
 
     @property
-    def thresholds(self) -> tuple[values.Threshold, ...] | None:
+    def thresholds(self) -> tuple[alerting.Threshold, ...] | None:
         """The job's own thresholds; None where those of the settings count."""
-        return values.thresholds(*_CLASSES)(",".join(self.alerts)) if isinstance(self.alerts, list) else None
+        return alerting.thresholds(*CLASSES)(",".join(self.alerts)) if isinstance(self.alerts, list) else None
 
 
 class CronFile(_Part):

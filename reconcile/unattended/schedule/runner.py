@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,6 +66,9 @@ class Runner:
                 except ReconcileError as error:  # the ledger: the job itself hands its faults back
                     log.error(str(error), kind=error.kind)
                     return RETRY_AFTER_FAULT
+                except Exception as error:
+                    _log_defect(error)
+                    return RETRY_AFTER_FAULT
                 if pause is not None:
                     return pause or None
         return None
@@ -90,7 +92,7 @@ class Runner:
         if todo.order is None:
             log.info("no day to cover", window=planned.job.window)
             with Memory(planned.settings) as memory:
-                memory.settle(planned.name, todo.fired_to, None, None)
+                memory.settle(planned.name, todo.fired_to, None, None, now=datetime.now(UTC))
             return None
         if todo.missed:
             log.warning("catching up", missed_firings=todo.missed)
@@ -100,7 +102,8 @@ class Runner:
         self.metrics.runs.labels(planned.name, str(exit_code)).inc()
         if exit_code in _FINISHED:
             with Memory(planned.settings) as memory:
-                memory.settle(planned.name, todo.fired_to, todo.order.window.end, run_id)
+                now = datetime.now(UTC)
+                memory.settle(planned.name, todo.fired_to, todo.order.window.end, run_id, now=now)
             return None
         return {3: RETRY_AFTER_FAULT, 4: RETRY_WHEN_LOCKED}.get(exit_code, timedelta())
 
@@ -114,32 +117,30 @@ class Runner:
             self._refused(planned, todo, error.exit_code, str(error))
             return error.exit_code, None
         except Exception as error:
-            # A defect. Its message is not logged: nobody knows what is in it.
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            log.error("a defect of reconcile", error=type(error).__name__, trace=trace)
+            _log_defect(error)
             self._refused(planned, todo, 3, f"a defect of reconcile: {type(error).__name__}; the log has its place")
             return 3, None
         if result.exit_code != job.EXIT_INTERRUPTED:
             self.metrics.observe(result.document, result.exit_code)
-            self._alert_of_run(planned, todo, result.document, self._write_reports(planned, result.document))
+            # What cannot be written keeps no alert back.
+            self._alert_of_run(planned, todo, result.document)
+            self._write_reports(planned, result.document)
         return result.exit_code, result.document.run_id
 
-    def _write_reports(self, planned: PlannedJob, document: Document) -> list[Path]:
+    def _write_reports(self, planned: PlannedJob, document: Document) -> None:
         wanted = planned.job.report
         if wanted is None:
-            return []
-        language = wanted.language or planned.settings.language
+            return
         try:
-            return report.write(document, Path(wanted.folder), wanted.formats, language)
-        except (OSError, ReconcileError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            log.error("report not written", folder=wanted.folder, reason=reason)
-            return []
+            report.write(document, Path(wanted.folder), wanted.formats, wanted.language or planned.settings.language)
+        except ReconcileError as error:
+            log.error("report not written", folder=wanted.folder, reason=str(error))
 
     # --- alerts
 
-    def _alert_of_run(self, planned: PlannedJob, todo: Due, document: Document, reports: Sequence[Path]) -> None:
-        own = planned.job.thresholds
+    def _alert_of_run(self, planned: PlannedJob, todo: Due, document: Document) -> None:
+        own, files = planned.job.thresholds, planned.job.report
+        reports = [] if files is None else report.paths(document, Path(files.folder), files.formats)
         thresholds = planned.settings.alert_on if own is None else own
         alert = alerts.of_run(document, thresholds, job=planned.name, reports=reports)
         if alert is not None:
@@ -166,3 +167,9 @@ class Runner:
             self.metrics.alerts.labels(channel, "delivered" if taken else "failed").inc()
 
         alerts.send(alert, alerts.channels(settings), stop=self.stop, told=told)
+
+
+def _log_defect(error: Exception) -> None:
+    """Says where it was. Its message is not logged: nobody knows what is in it."""
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    log.error("a defect of reconcile", error=type(error).__name__, trace=trace)

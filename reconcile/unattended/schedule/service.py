@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -25,7 +25,7 @@ from reconcile.unattended import alerts
 from reconcile.unattended.metrics import ScheduleMetrics, serving
 from reconcile.unattended.schedule import cron_file
 from reconcile.unattended.schedule.memory import Memory
-from reconcile.unattended.schedule.runner import PlannedJob, Runner
+from reconcile.unattended.schedule.runner import RETRY_AFTER_FAULT, RETRY_WHEN_LOCKED, PlannedJob, Runner
 from reconcile.unattended.schedule.trigger import CronLine
 
 log = structlog.get_logger()
@@ -34,6 +34,8 @@ TICK_SECONDS = 5.0  # how soon a changed file, a clock that was set, or a machin
 STOP_SECONDS = 8.0  # what a run gets to end in order, so that the process is gone within ten
 _STALLED_SECONDS = 60.0
 _OVERDUE_CHECK_SECONDS = 60
+_PULSE_SECONDS = 10
+_LONGEST_PAUSE = max(RETRY_AFTER_FAULT, RETRY_WHEN_LOCKED, timedelta(seconds=_OVERDUE_CHECK_SECONDS))
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -52,11 +54,11 @@ class Service:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             # One job at a time: they would wait for each other's lock anyway. The watch never waits for a job.
-            executors={"default": ThreadPoolExecutor(1), "watch": ThreadPoolExecutor(1)},
+            executors={name: ThreadPoolExecutor(1) for name in ("default", "watch", "pulse")},
             # However late a firing is, it is wanted, and several that were missed are one.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
-        self._ticked = time.monotonic()
+        self._ticked = self._beat = time.monotonic()
 
     def serve(self) -> bool:
         """Works until SIGTERM or SIGINT; says whether everything ended in order within `STOP_SECONDS`.
@@ -70,13 +72,13 @@ class Service:
         with _mailbox() as mailbox, self._metrics_served():
             self._scheduler.start()
             self._plan(self._jobs)
-            self._scheduler.add_job(
-                self._check_overdue,
-                "interval",
-                seconds=_OVERDUE_CHECK_SECONDS,
-                next_run_time=datetime.now(UTC),
-                executor="watch",
-            )
+            for work, seconds, executor in (
+                (self._check_overdue, _OVERDUE_CHECK_SECONDS, "watch"),
+                (self._pulse, _PULSE_SECONDS, "pulse"),
+            ):
+                now = datetime.now(UTC)
+                self._scheduler.add_job(work, "interval", seconds=seconds, next_run_time=now, executor=executor)
+            self._log_settings()
             log.info("schedule at work", file=str(self._path), jobs=sorted(self._jobs))
             while True:
                 signals = _received(mailbox, TICK_SECONDS)
@@ -95,6 +97,7 @@ class Service:
         if reload or self._state() != self._seen:
             self._reload()
         # The scheduler sleeps by a clock that knows nothing of a time that was set or of a machine that slept.
+        self._set_back()
         self._scheduler.wakeup()
         for name in self._jobs:
             found = self._scheduler.get_job(name)
@@ -102,8 +105,25 @@ class Service:
                 self.metrics.next_run.labels(name).set(found.next_run_time.timestamp())
         self._ticked = time.monotonic()
 
+    def _set_back(self) -> None:
+        """Firings that were planned by a clock in the future are planned anew."""
+        now = datetime.now(UTC)
+        for found in self._scheduler.get_jobs():
+            if isinstance(found.trigger, CronLine):
+                latest = found.trigger.get_next_fire_time(None, now)
+            else:
+                latest = now + _LONGEST_PAUSE
+            if latest is not None and found.next_run_time is not None and found.next_run_time > latest:
+                with contextlib.suppress(JobLookupError):  # it has just fired for the last time
+                    self._scheduler.modify_job(found.id, next_run_time=now)
+
     def _healthy(self) -> bool:
-        return self._scheduler.running and time.monotonic() - self._ticked < _STALLED_SECONDS
+        """Whether this loop turns, and the scheduler still has its threads run what is due."""
+        now = time.monotonic()
+        return now - self._ticked < _STALLED_SECONDS and now - self._beat < _STALLED_SECONDS
+
+    def _pulse(self) -> None:
+        self._beat = time.monotonic()
 
     @contextlib.contextmanager
     def _metrics_served(self) -> Iterator[None]:
@@ -157,7 +177,14 @@ class Service:
                 self.metrics.next_run.remove(name)
         self._plan(jobs)
         self.metrics.reloads.labels("taken").inc()
+        self._log_settings()
         log.info("cron.yaml taken", jobs=sorted(jobs))
+
+    def _log_settings(self) -> None:
+        """Says which settings were given where, and which values are likely to be a mistake."""
+        log.info("settings", **self.settings.origins())
+        for warning in dict.fromkeys(self.settings.warnings()):
+            log.warning(warning)
 
     def _plan(self, jobs: dict[str, PlannedJob]) -> None:
         """Hands jobs to the scheduler. Each one looks at once whether it has something to catch up on."""
@@ -209,7 +236,10 @@ class Overdue:
             self._look_up(planned)
             allowed, now = planned.settings.alert_overdue, datetime.now(UTC)
             since = self._last.get(stream)
-            start = max(since or self._began_at, self._told.get(stream, self._began_at))
+            # A time that has not come was told by a clock gone wrong.
+            self._began_at = min(self._began_at, now)
+            told = min(self._told.get(stream, self._began_at), now)
+            start = max(since or self._began_at, told)
             if not allowed or now - start <= allowed:
                 continue
             self._told[stream] = now
@@ -227,11 +257,13 @@ class Overdue:
         """The stream's last success, also by a run of another process. A ledger that is away changes nothing."""
         try:
             with Memory(planned.settings) as memory:
-                found = memory.last_success()
+                found = memory.last_success(datetime.now(UTC))
         except ReconcileError as error:
             log.warning("last success not known", reason=str(error))
             return
-        if found is not None:
+        if found is None:
+            self._last.pop(planned.stream, None)
+        else:
             self._last[planned.stream] = found[0]
             self._runner.metrics.succeeded(planned.stream, *found)
 

@@ -1,0 +1,75 @@
+"""The options that more than one command takes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from reconcile.settings import Settings
+
+
+class Format(StrEnum):
+    html = "html"
+    xlsx = "xlsx"
+    csv = "csv"
+    json = "json"
+
+
+class ChargeBy(StrEnum):
+    end_user_id = "end_user_id"
+    user_id = "user_id"
+    team_id = "team_id"
+    organization_id = "organization_id"
+
+
+class Language(StrEnum):
+    en = "en"
+    zh_cn = "zh-CN"
+
+
+FromOption = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="D",
+        help="First day (2026-11-01), or an exact instant (2026-11-01T08:00:00Z).",
+    ),
+]
+ToOption = Annotated[
+    str,
+    typer.Option("--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."),
+]
+SkipUnchangedOption = Annotated[
+    bool,
+    typer.Option("--skip-unchanged", help="Leave slices unread that have not changed since they agreed, as run does."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send nothing.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result document, and nothing else, on stdout.")]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="Folder for report files, made if it is missing.")
+]
+FormatOption = Annotated[
+    list[Format] | None, typer.Option("--format", help="Format of the report files; repeat it. [html and json]")
+]
+ChargeByOption = Annotated[ChargeBy | None, typer.Option("--charge-by", help="Instead of LAGO_API_CHARGE_BY.")]
+EventCodeOption = Annotated[
+    str | None, typer.Option("--event-code", metavar="CODE", help="Instead of LAGO_API_EVENT_CODE.")
+]
+LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead of RECONCILE_LANG.")]
+
+
+def settings_with(
+    charge_by: ChargeBy | None = None, event_code: str | None = None, language: Language | None = None
+) -> Settings:
+    """The settings, with what the command line says instead."""
+    from reconcile.settings import load
+
+    return load(
+        charge_by=None if charge_by is None else charge_by.value,
+        event_code=event_code,
+        language=None if language is None else language.value,
+    )
