@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.servers import lago_server
 
 from .conftest import Api
