@@ -15,7 +15,6 @@ from reconcile.sandbox.lago.http import dumped
 # toDecimal128OrZero(text, 26): 38 digits, 26 of them after the point. A second point is skipped: `1.2.3` is 1.23.
 NUMBER = re.compile(r"[+-]?(\d+(\.[\d.]*)?|\.\d[\d.]*)([eE][+-]?\d+)?", re.ASCII)
 SMALLEST = Decimal(1).scaleb(-26)
-BEYOND = 10**12
 EXACT = Context(prec=400)
 
 INT64, UINT64 = -(2**63), 2**64 - 1
@@ -50,11 +49,13 @@ def decimal_value(text: str) -> Decimal:
     """What ClickHouse counts for a text: 0 where it is no number or does not fit."""
     if not NUMBER.fullmatch(text):
         return Decimal(0)
-    whole, point, fraction = text.partition(".")
-    number = Decimal(f"{whole or '0'}{point}{fraction.replace('.', '')}" if whole not in ("+", "-") else f"{whole}0")
-    if abs(number.adjusted()) > 300 or abs(number) >= BEYOND:
+    if text.count(".") > 1:
+        whole, _, fraction = text.partition(".")
+        text = f"{whole}.{fraction.replace('.', '')}"
+    number = Decimal(text)
+    if number.adjusted() > 11 or number.adjusted() < -26:
         return Decimal(0)
-    return number.quantize(SMALLEST, ROUND_DOWN, EXACT).normalize(EXACT)
+    return number.quantize(SMALLEST, ROUND_DOWN, EXACT) if len(text) > 26 or "e" in text.lower() else number
 
 
 def _text(value: Any) -> str:

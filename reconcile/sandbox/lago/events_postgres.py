@@ -21,6 +21,9 @@ from reconcile.sandbox.lago.timestamps import instant_text
 
 NUL = b"\\u0000"
 
+# Properties of more bytes than this may not fit into a page of an index.
+LARGE = 2_000
+
 # Lago fills neither customer nor subscription here.
 EVENT_JSON = f"""json_build_object(
     'lago_id', id,
@@ -38,11 +41,11 @@ EVENT_JSON = f"""json_build_object(
 # One order for everybody: two batches with the same events wait for one another, and never deadlock.
 INSERT_EVENTS = """
 INSERT INTO lago.events (organization_id, transaction_id, code, external_subscription_id, "timestamp",
-    precise_total_amount_cents, properties, created_at)
+    precise_total_amount_cents, properties, created_at, large)
 SELECT %(organization)s::uuid, t, c, s, timestamp 'epoch' + u * interval '1 microsecond', a, p,
-    timestamp 'epoch' + n * interval '1 microsecond'
+    timestamp 'epoch' + n * interval '1 microsecond', l
 FROM jsonb_to_recordset(%(events)s::jsonb)
-    AS event (i int, t text, c text, s text, u bigint, a numeric, p jsonb, n bigint)
+    AS event (i int, t text, c text, s text, u bigint, a numeric, p jsonb, n bigint, l boolean)
 ORDER BY s, t, i
 ON CONFLICT (organization_id, external_subscription_id, transaction_id) DO NOTHING
 RETURNING external_subscription_id, transaction_id, id::text
@@ -87,7 +90,8 @@ class PostgresEvents:
                 raise psycopg.Rollback(transaction)
         if duplicates:
             raise Duplicates(duplicates)
-        return [answered(event, lago_id, now) for event, lago_id in zip(events, ids, strict=True)]
+        created_at = created_text(now)
+        return [answered(event, lago_id, created_at) for event, lago_id in zip(events, ids, strict=True)]
 
     async def _insert_one_by_one(self, account: Account, events: Sequence[Event], now: int) -> list[dict[str, Any]]:
         broken_at = next((i for i, event in enumerate(events) if NUL in dumped(event.properties)), None)
@@ -97,11 +101,11 @@ class PostgresEvents:
         inserted: dict[tuple[str | None, str | None], list[str]] = defaultdict(list)
         for subscription, transaction_id, lago_id in rows:
             inserted[subscription, transaction_id].append(lago_id)
-        stored, duplicates = [], []
+        stored, duplicates, created_at = [], [], created_text(now)
         for index, event in enumerate(events):
             found = inserted[event.external_subscription_id, event.transaction_id]
             if found:
-                stored.append(answered(event, found.pop(), now))
+                stored.append(answered(event, found.pop(), created_at))
             else:
                 duplicates.append(index)
         if duplicates:
@@ -147,7 +151,12 @@ def conditions(filters: dict[str, Any]) -> list[str]:
     return found
 
 
-def answered(event: Event, lago_id: str | None, now: int | None) -> dict[str, Any]:
+def created_text(received: int) -> str:
+    """The time of receipt (microseconds) as `created_at` shows it."""
+    return f"{instant_text(received // 1000)[:-5]}Z"
+
+
+def answered(event: Event, lago_id: str | None, created_at: str | None) -> dict[str, Any]:
     """An event just accepted, as a POST answers it: the properties as they were posted."""
     return {
         "lago_id": lago_id,
@@ -159,7 +168,7 @@ def answered(event: Event, lago_id: str | None, now: int | None) -> dict[str, An
         "properties": event.properties,
         "lago_subscription_id": None,
         "external_subscription_id": event.external_subscription_id,
-        "created_at": None if now is None else instant_text(now // 1000)[:-5] + "Z",
+        "created_at": created_at,
     }
 
 
@@ -178,6 +187,7 @@ def insert_parameters(organization: str, events: Sequence[Event], received: Sequ
             "a": event.precise_total_amount_cents,
             "p": event.properties,
             "n": received[index if len(received) > 1 else 0],
+            "l": len(dumped(event.properties)) > LARGE,
         }
         for index, event in enumerate(events)
     ]

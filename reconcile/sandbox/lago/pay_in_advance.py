@@ -115,7 +115,7 @@ def _has_property(metric: CountedMetric, event: Event) -> bool:
 def _has_fee(lago: Lago, account: Account, event: Event, charge: Charge) -> bool:
     return bool(
         lago.execute(
-            """SELECT FROM lago.fees WHERE organization_id = %s AND event_transaction_id = %s
+            """SELECT 1 FROM lago.fees WHERE organization_id = %s AND event_transaction_id = %s
                 AND content->>'lago_charge_id' = %s""",
             (account.organization, event.transaction_id, charge.lago_id),
         )

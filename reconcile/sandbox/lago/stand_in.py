@@ -96,12 +96,13 @@ class LagoStandIn:
         *,
         name: str = "Acme",
         events_store: Literal["postgres", "clickhouse"] = "postgres",
-        deduplicates: bool = True,
+        deduplicates: bool = False,
         restricts_keys: bool = True,
     ) -> Organization:
         """An organization with an API key that may do everything.
 
-        `deduplicates`: a ClickHouse organization bills events of equal identity once (false for older ones).
+        `deduplicates`: a ClickHouse organization bills events of equal identity once; otherwise copies are billed
+        until they are merged (`Organization.merge_events`). Over HTTP nothing tells which it is.
         `restricts_keys`: it has the premium integration that makes restrictions of keys count.
         """
         ((lago_id,),) = self.execute(

@@ -136,7 +136,8 @@ CREATE TABLE IF NOT EXISTS lago.events (
     precise_total_amount_cents numeric(40, 15),
     properties jsonb NOT NULL,
     created_at timestamp NOT NULL,
-    deleted_at timestamp
+    deleted_at timestamp,
+    large boolean NOT NULL DEFAULT false
 );
 CREATE UNIQUE INDEX IF NOT EXISTS index_unique_transaction_id
     ON lago.events (organization_id, external_subscription_id, transaction_id);
@@ -146,7 +147,7 @@ CREATE INDEX IF NOT EXISTS events_by_time
 -- events need to be in it for that.
 CREATE INDEX IF NOT EXISTS idx_events_billing_lookup
     ON lago.events (external_subscription_id, organization_id, code, "timestamp") INCLUDE (properties)
-    WHERE octet_length(properties::text) > 2000;
+    WHERE large;
 
 -- What ClickHouse's `events_raw` (every row) and `events_enriched` (where `enriched`) hold. `value` is the metric's
 -- property as the events processor writes it, `decimal_value` what ClickHouse makes of that text.

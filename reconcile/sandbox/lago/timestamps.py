@@ -13,6 +13,7 @@ from fractions import Fraction
 
 NANOSECONDS = 10**9
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+START = EPOCH.replace(tzinfo=None)
 
 # What Ruby's BigDecimal() takes: blanks around, underscores between digits, an exponent by e or d.
 DECIMAL = re.compile(r"\s*[+-]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)([eEdD][+-]?\d+)?\s*", re.ASCII)
@@ -25,6 +26,9 @@ ISO_8601 = re.compile(
     r"([Tt]\d{2}(:?\d{2}(:?\d{2}([.,]\d+)?)?)?([Zz]|[+-]\d{2}(:?\d{2})?)?)?",
     re.ASCII,
 )
+
+# Enough digits to shift a number of usual length without rounding it.
+EXACT = Context(prec=100)
 
 # Years that Ruby's and Postgres' times reach, roughly: beyond, Lago fails.
 FURTHEST = 10**20
@@ -50,10 +54,10 @@ def nanoseconds(text: str, *, exact: bool) -> int | None:
     if number and number.adjusted() > 20:
         raise OutOfRange
     if exact:
-        # Enough digits for a shift without rounding, whatever the length of the number.
-        shifted = number.scaleb(9, Context(prec=len(text) + 12))
-        whole = int(shifted)
-        found = whole - 1 if shifted < whole else whole
+        shifted = number.scaleb(9, EXACT if len(text) < EXACT.prec - 20 else Context(prec=len(text) + 20))
+        found = int(shifted)
+        if shifted < found:
+            found -= 1
     else:
         found = Fraction(float(number)) * NANOSECONDS // 1
     if abs(found) >= FURTHEST * NANOSECONDS:
@@ -111,8 +115,7 @@ def offset_text(moment: datetime) -> str:
 
 def instant_text(milliseconds: int) -> str:
     """Ruby's `iso8601(3)` of any instant, also in years that Python's datetime does not reach."""
-    second, millisecond = divmod(milliseconds, 1000)
     # The Gregorian calendar repeats every 400 years, which are 146,097 days.
-    cycles, second = divmod(second, 146_097 * 86_400)
-    moment = EPOCH + timedelta(seconds=second)
-    return f"{moment.year + 400 * cycles:04d}-{moment:%m-%dT%H:%M:%S}.{millisecond:03d}Z"
+    cycles, rest = divmod(milliseconds, 146_097 * 86_400_000)
+    text = (START + timedelta(milliseconds=rest)).isoformat(timespec="milliseconds")
+    return f"{text}Z" if not cycles else f"{int(text[:4]) + 400 * cycles:04d}{text[4:]}Z"

@@ -91,7 +91,7 @@ def past(lago: Lago, call: Call) -> Response:
         return invalid({"external_subscription_id": ["value_is_mandatory"]})
     code = query.get("billable_metric_code")
     if code and not lago.execute(
-        "SELECT FROM lago.billable_metrics WHERE organization_id = %(organization)s AND code = %(code)s",
+        "SELECT 1 FROM lago.billable_metrics WHERE organization_id = %(organization)s AND code = %(code)s",
         of(call, code=code),
     ):
         return not_found("billable_metric")
