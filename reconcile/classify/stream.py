@@ -104,6 +104,13 @@ class Classification:
         # IDs of rows that have their own event: a further event of one may come much later.
         self._known_ids = np.empty(0, np.int64)
         self._serial = 0
+        self._horizon_ms = -_FOREVER
+
+    @property
+    def frontier_ms(self) -> int:
+        """How far both sides are settled: no row or event with an earlier time waits, or is still to come."""
+        times = (self._rows["usage_ms"], self._events["time_ms"])
+        return min([self._horizon_ms, *(int(waiting.min()) for waiting in times if len(waiting))])
 
     def preview(self, rows: pd.DataFrame, events: pd.DataFrame) -> Settled:
         """What would be settled if nothing more came. Changes nothing."""
@@ -111,6 +118,7 @@ class Classification:
 
     def settle(self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None) -> Settled:
         """Takes what was read since the last call: all rows and events up to (not including) `horizon_ms`."""
+        self._horizon_ms = _FOREVER if horizon_ms is None else horizon_ms
         waiting = self._rows.joined(prepare_rows(rows, self.rules, self._words))
         told = self._events.joined(prepare_events(events, self.rules, self._words, self._serial))
         self._serial += len(events)
