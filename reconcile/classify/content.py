@@ -148,7 +148,7 @@ def content(rows: Table, events: Table) -> Content:
     carried = events["carried"].astype(np.int64)
     counts = _counts(rows, events)
     return Content(
-        subscription=_subscriptions(rows["subscription"].astype(np.int64), events["subscription"].astype(np.int64)),
+        subscription=_subscriptions(_named(rows["subscription"]), _named(events["subscription"])),
         models=tuple(Codes(names, event_models, size) for names in models),
         cost=cost,
         near_cost=near_cost,
@@ -163,8 +163,9 @@ def content(rows: Table, events: Table) -> Content:
     )
 
 
-def _named(models: Ints) -> Ints:
-    return np.where(models > 0, models, -1).astype(np.int64)
+def _named(words: Ints) -> Ints:
+    """Codes of words that are none where the word is empty."""
+    return np.where(words > 0, words, -1).astype(np.int64)
 
 
 def _subscriptions(rows: Ints, events: Ints) -> Codes:

@@ -66,7 +66,7 @@ class Stages:
     def equal(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """The largest pairing of equal content on the same subscription, among the given positions."""
         c = self.content
-        paired_rows, paired_events = self._in_turn(rows, events, c.turns(cost=c.cost))
+        paired_rows, paired_events = self.in_turn(rows, events, c.turns(cost=c.cost))
         left_rows = _without(rows, paired_rows, len(self.rows.times))
         left_events = _without(events, paired_events, len(self.events.times))
         if not len(left_rows) or not len(left_events):
@@ -83,11 +83,11 @@ class Stages:
 
         Nothing that is equal may be left on both sides: then the equality of the others means that this one differs.
         """
-        return self._in_turn(rows, events, self.content.turns((what,)))
+        return self.in_turn(rows, events, self.content.turns((what,)))
 
     def elsewhere(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """Pairs of equal content on different subscriptions."""
-        return self._in_turn(rows, events, self.content.turns(("subscription",)))
+        return self.in_turn(rows, events, self.content.turns(("subscription",)))
 
     def twins(self, rows: Ints, events: Ints, blind: int = 0) -> tuple[Ints, Ints]:
         """The nearest of `rows` in reach to each of `events` that equals one, once per way of being equal.
@@ -152,7 +152,7 @@ class Stages:
         none = np.bincount(group, weights=~has_event[rows]) > 0
         return rows[(some & none)[group]]
 
-    def _in_turn(self, rows: Ints, events: Ints, turns: list[Turn]) -> tuple[Ints, Ints]:
+    def in_turn(self, rows: Ints, events: Ints, turns: list[Turn]) -> tuple[Ints, Ints]:
         """Pairs by one key after the other, each among what the ones before left over."""
         none = np.empty(0, np.int64)
         found_rows, found_events = [none], [none]
