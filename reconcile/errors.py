@@ -34,6 +34,12 @@ class PreflightError(ReconcileError):
     kind = "preflight"
 
 
+class ClockFault(PreflightError):
+    """This host's clock and Lago's are too far apart, as its first answer to a delivery shows."""
+
+    kind = "clock"
+
+
 class DatabaseFault(ReconcileError):
     """Postgres does not answer, or stopped answering."""
 

@@ -1,28 +1,58 @@
--- Writes down a batch before it is sent, one entry per request and event code, and gives the entries that may be sent.
--- A request that another charge ID has stays with it, unless Lago is not known to have taken it and it was sent before
--- :settled_before, or the operator decided otherwise (:ours).
-INSERT INTO reconcile.deliveries AS known (
-  organization, event_code, charge_by, run_id, sent_at, taken,
-  request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend
+-- Writes down deliveries before they are sent, one per request and event code, and gives the places (from 1) of those
+-- that may not be sent. A request that another charge ID has stays with it, unless Lago is not known to have taken it and
+-- it was sent before :settled_before, or the operator decided otherwise (:ours).
+WITH wanted AS (
+  SELECT *
+  FROM unnest(
+    CAST(:request_id AS text[]), CAST(:start_ms AS bigint[]), CAST(:charge_id AS text[]),
+    CAST(:subscription_id AS text[]), CAST(:transaction_id AS text[]), CAST(:usage_ms AS bigint[]),
+    CAST(:spend AS double precision[]), CAST(:batch AS integer[])
+  ) WITH ORDINALITY AS row (
+    request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch, place
+  )
+), granted AS (
+  INSERT INTO reconcile.deliveries AS known (
+    organization, event_code, charge_by, run_id, sent_at, taken,
+    request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch
+  )
+  SELECT
+    :organization, :event_code, :charge_by, :run_id, CAST(:sent_at AS timestamptz), false,
+    request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch
+  FROM wanted
+  ON CONFLICT (organization, event_code, request_id, start_ms) DO UPDATE SET
+    charge_by = excluded.charge_by,
+    charge_id = excluded.charge_id,
+    subscription_id = excluded.subscription_id,
+    transaction_id = excluded.transaction_id,
+    run_id = excluded.run_id,
+    sent_at = excluded.sent_at,
+    batch = excluded.batch,
+    -- A row that goes out once more under its own ID keeps what is known of it.
+    taken = known.transaction_id = excluded.transaction_id AND (
+      known.taken OR EXISTS (
+        SELECT FROM reconcile.journal AS line
+        WHERE line.run_id = known.run_id
+          AND line.batch = known.batch
+          AND line.transaction_id = ''
+          AND line.what = 'accepted'
+      )
+    )
+  WHERE known.transaction_id = excluded.transaction_id
+    OR CAST(:ours AS boolean)
+    OR (
+      known.sent_at < CAST(:settled_before AS timestamptz)
+      AND NOT known.taken
+      AND NOT EXISTS (
+        SELECT FROM reconcile.journal AS line
+        WHERE line.run_id = known.run_id
+          AND line.batch = known.batch
+          AND line.transaction_id = ''
+          AND line.what = 'accepted'
+      )
+    )
+  RETURNING request_id, start_ms
 )
-SELECT
-  :organization, :event_code, :charge_by, :run_id, :sent_at, false,
-  batch.request_id, batch.start_ms, batch.charge_id, batch.subscription_id, batch.transaction_id, batch.usage_ms,
-  batch.spend
-FROM unnest(
-  CAST(:request_id AS text[]), CAST(:start_ms AS bigint[]), CAST(:charge_id AS text[]),
-  CAST(:subscription_id AS text[]), CAST(:transaction_id AS text[]), CAST(:usage_ms AS bigint[]),
-  CAST(:spend AS double precision[])
-) AS batch (request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend)
-ON CONFLICT (organization, event_code, request_id, start_ms) DO UPDATE SET
-  charge_by = excluded.charge_by,
-  charge_id = excluded.charge_id,
-  subscription_id = excluded.subscription_id,
-  transaction_id = excluded.transaction_id,
-  run_id = excluded.run_id,
-  sent_at = excluded.sent_at,
-  taken = known.taken AND known.transaction_id = excluded.transaction_id
-WHERE known.transaction_id = excluded.transaction_id
-  OR CAST(:ours AS boolean)
-  OR (NOT known.taken AND known.sent_at < :settled_before)
-RETURNING request_id, start_ms;
+SELECT wanted.place
+FROM wanted
+LEFT JOIN granted USING (request_id, start_ms)
+WHERE granted.request_id IS NULL;

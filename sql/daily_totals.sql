@@ -1,5 +1,6 @@
--- LiteLLM's own daily totals per entity: fed by another queue than the spend log, so that a gap hints at lost rows.
--- `date` is text: the UTC day of "startTime".
+-- LiteLLM's own daily totals per entity, fed by another queue than the spend log: where they say more, the spend log
+-- has lost rows. `date` is text: the UTC day of "startTime". `successful` leaves out failures, LiteLLM's internal calls
+-- and its retries; spend and tokens hold them all.
 -- \set schema public
 -- \set table LiteLLM_DailyTeamSpend
 -- \set entity_column team_id
@@ -8,9 +9,9 @@
 SELECT
   date AS day,
   coalesce(:"entity_column", '') AS charge_id,
-  sum(api_requests)::bigint AS requests,
   sum(prompt_tokens + completion_tokens)::bigint AS tokens,
-  sum(spend) AS spend
+  sum(spend) AS spend,
+  sum(coalesce(successful_requests, 0))::bigint AS successful
 FROM :"schema".:"table"
 WHERE date >= :'day_from'
   AND date <= :'day_to'

@@ -20,7 +20,8 @@ SELECT
   total_tokens,
   coalesce(:"charge_column", '') AS charge_id,
   coalesce(status, '') AS status,
-  coalesce(cache_hit, '') AS cache_hit
+  coalesce(cache_hit, '') AS cache_hit,
+  call_type
 FROM :"schema".:"table"
 WHERE "startTime" >= :'start_from'
   AND "startTime" < :'start_to'

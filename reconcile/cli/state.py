@@ -18,7 +18,7 @@ def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_c
 
     Settings, database, Lago, metric and subscriptions. Sends nothing. Exits 0 or 2.
     """
-    from reconcile.run.preflight import checks
+    from reconcile.run.check import checks
     from reconcile.settings import documentation
 
     logs.configure("info", "auto")

@@ -6,10 +6,12 @@ Text that repeats (models, subscriptions, charge IDs) is categorical with `str` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 TEXT = "str"
 NAME = "category"
@@ -111,6 +113,43 @@ def named(texts: object) -> pd.Categorical:
 def constant(text: str, count: int) -> pd.Categorical:
     """`count` times the same word."""
     return pd.Categorical.from_codes(np.zeros(count, np.int8), pd.Index([text], dtype="str"))
+
+
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of the same columns as one, with a fresh index. Words of categorical columns are united, not made
+    objects."""
+    first, *others = [frame for frame in frames if len(frame)] or [frames[0]]
+    if not others:
+        return first.reset_index(drop=True)
+    columns: dict[str, object] = {}
+    for name in first.columns:
+        parts = [frame[name] for frame in (first, *others)]
+        if str(first[name].dtype) == NAME:
+            columns[name] = union_categoricals(parts)
+        else:
+            columns[name] = pd.concat(parts, ignore_index=True).array
+    return pd.DataFrame(columns)
+
+
+def among(column: pd.Series, words: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Where a categorical column holds one of the words."""
+    wanted = set(map(str, words))
+    known = np.array([str(word) in wanted for word in column.cat.categories.tolist()], bool)
+    return known[column.cat.codes.to_numpy()] if len(column) else np.zeros(0, bool)
+
+
+def changed(column: pd.Series, places: npt.NDArray[np.int64], words: str | Sequence[str]) -> pd.Categorical:
+    """A categorical column with other words at some places."""
+    categories = [str(word) for word in column.cat.categories.tolist()]
+    number = {word: code for code, word in enumerate(categories)}
+    told = [words] * len(places) if isinstance(words, str) else [str(word) for word in words]
+    for word in dict.fromkeys(told):
+        if word not in number:
+            number[word] = len(categories)
+            categories.append(word)
+    codes = column.cat.codes.to_numpy().astype(np.int64)
+    codes[places] = [number[word] for word in told]
+    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype="str"))
 
 
 def check(frame: pd.DataFrame, columns: Mapping[str, str]) -> None:

@@ -1,13 +1,18 @@
-"""Doubles and decimals: `spend` is compared as the double it is, and added up and printed as a decimal. Pure."""
+"""Doubles and decimals: `spend` is compared as the double it is, and added up and printed as a decimal. Pure.
+
+NumPy is imported where arrays are added up: a LiteLLM proxy that makes an event needs none of it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from decimal import Context, Decimal, Inexact
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Wide enough for the sum of any two doubles, 1.8e308 + 5e-324: adding up never rounds.
 _EXACT = Context(prec=1_100, Emax=10_000, Emin=-10_000, traps=[Inexact])
@@ -31,6 +36,14 @@ def plain(amount: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+def plain_double(value: float) -> str:
+    """`plain(decimal_of(value))`, without a decimal on the way where the double is written without an exponent."""
+    text = repr(value)
+    if "e" in text or "n" in text or text[0] == "-":  # an exponent, nan or inf, a sign: -0.0 is 0
+        return plain(decimal_of(value))
+    return text.removesuffix(".0")
+
+
 def add(amounts: Iterable[Decimal]) -> Decimal:
     """The exact sum."""
     total = Decimal(0)
@@ -41,6 +54,8 @@ def add(amounts: Iterable[Decimal]) -> Decimal:
 
 def total(values: npt.NDArray[np.float64]) -> Decimal:
     """The exact decimal sum of doubles, each taken as its shortest decimal; NaN and infinite ones count 0."""
+    import numpy as np
+
     distinct, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     return add(
         _EXACT.multiply(decimal_of(value), Decimal(count))

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from reconcile.lago.catalog import Catalog
+from reconcile.lago.clock import ClockOffset
 from reconcile.lago.delivery import Delivery
-from reconcile.lago.http import Http, Retry
+from reconcile.lago.gate import Gate, InFlight
+from reconcile.lago.http import Http
 from reconcile.lago.listing import PAGE_SIZE, Listing
+from reconcile.lago.patience import Retry
+from reconcile.lago.reading import ListingState
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """Requests in flight, by kind."""
+
+    lists: InFlight
+    batches: InFlight
 
 
 class Lago(Catalog, Listing, Delivery):
     """One Lago organization, usable from several threads. Use it as a context manager, or `close` it.
 
-    `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the size of the connection pool;
-    `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for connecting, and for
-    every read and write on its own. Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns
-    what it knows.
+    `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
+    and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
+    connecting, and for every read and write on its own. `widest` is what an earlier run learnt (see `Listing.widest`).
+    `ca_file` names a file of further certificates to trust. Setting `stop` ends all waits early: reads raise
+    `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
     """
@@ -33,8 +49,13 @@ class Lago(Catalog, Listing, Delivery):
         retry: Retry | None = None,
         stop: threading.Event | None = None,
         page_size: int = PAGE_SIZE,
+        widest: timedelta | None = None,
+        ca_file: str | None = None,
     ) -> None:
         self.page_size = page_size
+        self.state = ListingState(widest)
+        self.lists = Gate(concurrency)
+        self.batches = Gate(concurrency)
         self.http = Http(
             base_url,
             api_key,
@@ -42,6 +63,7 @@ class Lago(Catalog, Listing, Delivery):
             timeout=timeout,
             retry=retry or Retry(),
             stop=stop or threading.Event(),
+            ca_file=ca_file,
         )
 
     @property
@@ -51,9 +73,8 @@ class Lago(Catalog, Listing, Delivery):
         Nothing is held for long: a Lago that does not answer raises `LagoFault` after seconds. It shares the
         connections, the counters and the rate limit, and needs no closing.
         """
-        view = object.__new__(Lago)
+        view = copy.copy(self)
         view.http = self.http.preflight()
-        view.page_size = self.page_size
         return view
 
     @property
@@ -65,6 +86,16 @@ class Lago(Catalog, Listing, Delivery):
     def retries(self) -> int:
         """How often a request had to be repeated so far."""
         return self.http.retries
+
+    @property
+    def in_flight(self) -> Gates:
+        """How many requests were in flight, and what their number settled on."""
+        return Gates(self.lists.report, self.batches.report)
+
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far Lago's clock is ahead of this host's by the `Date` of its answers, None where they have none."""
+        return self.http.clock_offset
 
     def close(self) -> None:
         self.http.close()

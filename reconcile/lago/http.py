@@ -1,4 +1,4 @@
-"""HTTP to Lago: one connection pool, retries, the rate limit, and errors that say what to do.
+"""HTTP to Lago: what is asked, what an answer means, and errors that say what to do.
 
 Every request of the package goes through `Http`. Nothing here knows what an event is.
 Facts are of Lago v1.51.0 unless a docstring names another version.
@@ -9,102 +9,80 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from time import monotonic
+from dataclasses import dataclass, replace
+from functools import cached_property
+from time import time
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
 import orjson
-import tenacity
 
 from reconcile import __version__
 from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
+from reconcile.lago.clock import ClockOffset
+from reconcile.lago.gate import Gate
+from reconcile.lago.patience import PREFLIGHT, Passing, Patience, RateLimited, Retry, Shared
+from reconcile.lago.wire import NoAnswer, Response, Wire
 
 Params = Sequence[tuple[str, str | int]]
 
 _EXCERPT = 200  # characters of an answer that an error quotes
+_EXCERPT_BYTES = 20_000  # of a page, in which they are looked for
 _CATALOG_PAGE = 100  # Lago's own default
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How long to hold on when Lago does not take a request. Times are seconds.
-
-    A request is given up after `attempts` attempts or after `seconds`, whichever comes first. Waiting for the
-    rate limit is no attempt: a request waits at most `rate_limit_wait` at a time and `rate_limit_seconds` in
-    all.
-    """
-
-    attempts: int = 12
-    seconds: float = 60.0
-    wait_initial: float = 1.0
-    wait_max: float = 10.0
-    rate_limit_wait: float = 60.0
-    rate_limit_seconds: float = 600.0
-
-
-# A preflight shall answer while the operator looks at it.
-_PREFLIGHT_RETRY = Retry(attempts=3, seconds=10.0, wait_initial=0.2, wait_max=1.0, rate_limit_seconds=60.0)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """An answer that the caller judges: a success, or one of the statuses that it asked for.
 
-    `body` is the JSON object, or None where a refusal carried none; `excerpt` is a short quote for messages.
+    `excerpt` is a short quote of a refusal for messages.
     """
 
     status: int
-    body: dict[str, Any] | None
+    content: bytes
     excerpt: str
 
     @property
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
+    @cached_property
+    def body(self) -> dict[str, Any] | None:
+        """The JSON object, None where there is none."""
+        return _json_object(self.content)
+
 
 class Unserved(Exception):
     """A list that this Lago does not serve, or not with these parameters."""
 
 
-class _Passing(LagoFault):
-    """Lago did not take the request, for a reason that may pass: hold it and try again."""
+class TooSlow(LagoFault):
+    """Lago, or the proxy in front of it, gave up on a request that may ask for too much (504, or no answer in time)."""
 
 
-class _RateLimited(Exception):
-    """429. `seconds` until the limit opens, None where Lago did not say."""
-
-    def __init__(self, seconds: float | None) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
+class AnswerLost(LagoFault):
+    """A request that must not be repeated blindly got no answer, or a 5xx: Lago may have done what it asked for."""
 
 
-class _Shared:
-    """What all views and threads of one client share: the counters and the rate limit's gate."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request. See `Http.get` and `Http.post`."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._opens_at = 0.0
-        self.requests = 0
-        self.retries = 0
+    method: str
+    path: str
+    target: str  # the path with its query, under the base
+    content: bytes | None
+    answers: Collection[int]
+    gate: Gate | None = None
+    items: Callable[[bytes], float] = len
+    large: bool = False
+    repeatable: bool = True
+    whole: bool = True
 
-    def count(self, *, requests: int = 0, retries: int = 0) -> None:
-        with self._lock:
-            self.requests += requests
-            self.retries += retries
-
-    def close_gate(self, seconds: float) -> None:
-        """Hold every thread for `seconds`: they share Lago's limit, so they share the wait."""
-        with self._lock:
-            self._opens_at = max(self._opens_at, monotonic() + seconds)
-
-    def pass_gate(self, stop: threading.Event) -> None:
-        while (left := self._opens_at - monotonic()) > 0:
-            if stop.wait(left):
-                raise Interrupted("stopped while Lago's rate limit was closed")
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 class Http:
@@ -123,22 +101,21 @@ class Http:
         timeout: float,
         retry: Retry,
         stop: threading.Event,
+        ca_file: str | None = None,
     ) -> None:
-        self._base = f"{_checked_base(base_url)}/api/v1"
+        self._base = _checked_base(base_url)
+        self._path = f"{urlsplit(self._base).path}/api/v1"
         self._key = _checked_key(api_key)
-        self._client = httpx.Client(
-            headers={
-                "Authorization": f"Bearer {self._key}",
-                "User-Agent": f"litellm-lago-reconcile/{__version__}",
-                "Accept": "application/json",
-            },
-            # A thread waits for a free connection as long as it takes; the pool is no fault of Lago's.
-            timeout=httpx.Timeout(timeout, pool=None),
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-        )
-        self._retry = retry
+        self._headers = {
+            "Authorization": f"Bearer {self._key}",
+            "User-Agent": f"litellm-lago-reconcile/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+        }
+        self._wire = _wire(self._base, timeout, ca_file)
         self._preflight = False
-        self._shared = _Shared()
+        self._shared = Shared()
+        self._patience = Patience(retry, self._shared, stop)
         self.concurrency = concurrency
         self.stop = stop
 
@@ -146,11 +123,16 @@ class Http:
         """A view on the same client that takes a wrong answer for what it is, at once: `PreflightError`."""
         view = copy.copy(self)
         view._preflight = True
-        view._retry = _PREFLIGHT_RETRY
+        view._patience = replace(self._patience, retry=PREFLIGHT)
         return view
 
+    @property
+    def first_pause(self) -> float:
+        """Seconds before something is tried for the second time."""
+        return self._patience.retry.wait_initial
+
     def close(self) -> None:
-        self._client.close()
+        self._wire.close()
 
     @property
     def requests(self) -> int:
@@ -167,17 +149,51 @@ class Http:
         if self.stop.is_set():
             raise Interrupted("stopped between two requests to Lago")
 
-    def get(self, path: str, params: Params = (), *, answers: Collection[int] = ()) -> Answer:
+    @property
+    def clock_offset(self) -> ClockOffset | None:
+        """How far Lago's clock is ahead of this host's, None where no answer had a `Date`."""
+        return self._shared.clock.offset
+
+    def get(
+        self,
+        path: str,
+        params: Params = (),
+        *,
+        answers: Collection[int] = (),
+        gate: Gate | None = None,
+        items: Callable[[bytes], float] = len,
+        large: bool = False,
+        whole: bool = True,
+    ) -> Answer:
         """GET a JSON object. Statuses in `answers` are the caller's to judge; every other refusal is held or
         raised.
 
+        `gate` is the one that the request passes, `items` tells it from the answer how much work that was to Lago. A
+        `large` request is not held where Lago does not answer it in time (`TooSlow`). Where not `whole`, the caller
+        parses the answer itself, and a JSON object is known by its braces here.
+
         Raises `LagoFault` when Lago kept refusing or did not answer, `PreflightError` in a preflight view.
         """
-        return self._request("GET", path, params, None, answers)
+        target = f"{self._path}{path}" + (f"?{urlencode(params)}" if params else "")
+        return self._hold(_Call("GET", path, target, None, answers, gate, items, large, whole=whole))
 
-    def post(self, path: str, content: bytes, *, answers: Collection[int] = ()) -> Answer:
-        """POST a JSON document. It may reach Lago more than once, so it must be safe to repeat."""
-        return self._request("POST", path, (), content, answers)
+    def post(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        answers: Collection[int] = (),
+        gate: Gate | None = None,
+        items: Callable[[bytes], float] = len,
+        repeatable: bool = True,
+    ) -> Answer:
+        """POST a JSON document. It may reach Lago more than once, unless it is not `repeatable`: then `AnswerLost` is
+        raised where Lago may have read it and did not say what became of it.
+        """
+        target = f"{self._path}{path}"
+        return self._hold(
+            _Call("POST", path, target, content, answers, gate, items, repeatable=repeatable, whole=False)
+        )
 
     def pages(
         self, path: str, key: str, params: Params = (), *, answers: Collection[int] = ()
@@ -197,97 +213,64 @@ class Http:
             yield items
             page = following(answer.body, page) if items else None
 
-    def _request(
-        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
-    ) -> Answer:
-        deadline = monotonic() + self._retry.rate_limit_seconds
-        unsaid = 1.0
-        while True:
-            try:
-                return self._with_retries(method, path, params, content, answers)
-            except _RateLimited as limit:
-                if limit.seconds is None:
-                    wait, unsaid = unsaid, unsaid * 2
-                else:
-                    wait = max(limit.seconds, 0.05)
-                wait = min(wait, self._retry.rate_limit_wait)
-                if monotonic() + wait > deadline:
-                    raise LagoFault(
-                        f"{method} {path}: Lago's rate limit stays closed for over "
-                        f"{self._retry.rate_limit_seconds:.0f} s"
-                    ) from None
-                self._shared.count(retries=1)
-                self._shared.close_gate(wait)
+    def pause(self, seconds: float) -> None:
+        """Wait before something is tried again. Raises `Interrupted` where a run is told to stop."""
+        self._patience.pause(seconds)
 
-    def _with_retries(
-        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
-    ) -> Answer:
-        # tenacity, the engine under stamina: stamina's waits cannot be ended early, and `stop` must end them.
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(self._retry.attempts),
-                tenacity.stop_before_delay(self._retry.seconds),
-            ),
-            wait=tenacity.wait_random_exponential(
-                multiplier=self._retry.wait_initial,
-                max=self._retry.wait_max,
-                min=self._retry.wait_initial / 2,
-            ),
-            sleep=self._pause,
-            before_sleep=lambda _: self._shared.count(retries=1),
-            reraise=True,
-        )
-        try:
-            return retrying(self._attempt, method, path, params, content, answers)
-        except _Passing as fault:
-            attempts = retrying.statistics["attempt_number"]
-            raise LagoFault(f"{fault} (gave up after {attempts} attempts)") from None
+    def _hold(self, call: _Call) -> Answer:
+        return self._patience.hold(str(call), lambda: self._attempt(call))
 
-    def _pause(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
-            raise Interrupted("stopped while a request to Lago waited to be repeated")
-
-    def _attempt(
-        self, method: str, path: str, params: Params, content: bytes | None, answers: Collection[int]
-    ) -> Answer:
+    def _attempt(self, call: _Call) -> Answer:
         self._shared.pass_gate(self.stop)
+        headers = self._headers if call.content is None else self._headers | {"Content-Type": "application/json"}
+        entered = None if call.gate is None else call.gate.enter(self.stop)
         self._shared.count(requests=1)
+        response: Response | None = None
+        sent = time()
         try:
-            response = self._client.request(
-                method,
-                f"{self._base}{path}",
-                params=list(params),
-                content=content,
-                headers=None if content is None else {"Content-Type": "application/json"},
-            )
-        except httpx.RequestError as error:
-            # httpx's own error holds the request and its headers: it is not chained.
-            what = self._redacted(f"{type(error).__name__}: {error}".rstrip(": "))
-            raise _Passing(f"LAGO_API_BASE: no answer from Lago to {method} {self._base}{path} ({what})") from None
-        return self._judge(method, path, response, answers)
+            response = self._wire.exchange(call.method, call.target, headers, call.content)
+        except NoAnswer as none:
+            raise self._unanswered(call, none) from None
+        finally:
+            if call.gate is not None and entered is not None:
+                items = 0.0 if response is None else call.items(response.content)
+                call.gate.leave(entered, items, None if response is None else response.status)
+        if (date := response.headers.get("date")) is not None and "age" not in response.headers:
+            self._shared.saw_date(date, sent, time())
+        return self._judge(call, response)
 
-    def _judge(self, method: str, path: str, response: httpx.Response, answers: Collection[int]) -> Answer:
-        status = response.status_code
+    def _unanswered(self, call: _Call, none: NoAnswer) -> LagoFault:
+        what = self._redacted(
+            f"LAGO_API_BASE: no answer from Lago to {call.method} {self._base}/api/v1{call.path} ({none})"
+        )
+        if none.timed_out and call.large:
+            return TooSlow(what)
+        if none.sent and not call.repeatable:
+            return AnswerLost(what)
+        return Passing(what)
+
+    def _judge(self, call: _Call, response: Response) -> Answer:
+        status, content = response.status, response.content
         if status == 429:
-            raise _RateLimited(_reset_seconds(response.headers))
-        body = _json_object(response.content)
-        if 200 <= status < 300 and body is not None:
-            return Answer(status, body, "")
-        if 200 <= status < 300 and method == "POST" and not response.content:
-            return Answer(status, {}, "")  # Lago's ingest host answers a single event with nothing at all
-        excerpt = " ".join(self._redacted(response.text).split())[:_EXCERPT]
+            raise RateLimited(_reset_seconds(response.headers))
         if 200 <= status < 300:
-            raise self._wrong_address(method, path, f"{status} without a JSON object", excerpt)
-        if status in answers:
-            return Answer(status, body, excerpt)
+            answer = Answer(status, content, "")
+            if (answer.body is not None) if call.whole else _braced(content):
+                return answer
+            if call.method == "POST" and not content:
+                return answer  # Lago's ingest host answers a single event with nothing at all
+        excerpt = " ".join(self._redacted(content[:_EXCERPT_BYTES].decode("utf-8", "replace")).split())[:_EXCERPT]
+        if 200 <= status < 300:
+            raise self._wrong_address(call, f"{status} without a JSON object", excerpt)
+        if status in call.answers:
+            return Answer(status, content, excerpt)
         if 300 <= status < 400:
-            target = urlsplit(response.headers.get("Location", ""))
+            target = urlsplit(response.headers.get("location", ""))
             where = f"{status}, a redirect to {target.scheme}://{target.hostname}{target.path}"
-            raise self._wrong_address(method, path, self._redacted(where), "")
+            raise self._wrong_address(call, self._redacted(where), "")
         if status == 404:
-            raise self._wrong_address(method, path, "404", excerpt)
-        said = f"{method} {path} answered {status}" + (f": {excerpt}" if excerpt else "")
+            raise self._wrong_address(call, "404", excerpt)
+        said = f"{call} answered {status}" + (f": {excerpt}" if excerpt else "")
         if status == 401:
             raise self._refused(f"Lago does not know the key in LAGO_API_KEY ({said}). Copy it from Lago's API keys")
         if status == 403:
@@ -295,20 +278,22 @@ class Http:
                 f"LAGO_API_KEY lacks a permission ({said}). Let the key read and write events, and read "
                 f"billable metrics, plans, subscriptions, customers and invoices"
             )
+        if status == 504 and call.large:
+            raise TooSlow(said)
         if status >= 500 or status in (408, 425):
-            raise _Passing(said)
+            raise Passing(said) if call.repeatable else AnswerLost(said)
         raise self._refused(said)
 
-    def _wrong_address(self, method: str, path: str, answered: str, excerpt: str) -> ReconcileError:
+    def _wrong_address(self, call: _Call, answered: str, excerpt: str) -> ReconcileError:
         quoted = f": {excerpt}" if excerpt else ""
         return self._refused(
-            f"LAGO_API_BASE does not lead to Lago's API ({method} {path} answered {answered}{quoted}). "
+            f"LAGO_API_BASE does not lead to Lago's API ({call} answered {answered}{quoted}). "
             f"Give the API's own address without /api/v1, such as http://localhost:3000"
         )
 
     def _refused(self, message: str) -> ReconcileError:
         """A wrong answer: final before the run, worth holding the request for once the run is under way."""
-        return PreflightError(message) if self._preflight else _Passing(message)
+        return PreflightError(message) if self._preflight else Passing(message)
 
     def _redacted(self, text: str) -> str:
         """Servers have been seen to echo a request's headers on their error pages."""
@@ -374,6 +359,19 @@ def _checked_key(api_key: str) -> str:
     return api_key
 
 
+def _wire(base: str, timeout: float, ca_file: str | None) -> Wire:
+    try:
+        return Wire(base, timeout=timeout, ca_file=ca_file)
+    except OSError as error:
+        raise SettingsError(f"the file of further certificates cannot be read: {ca_file} ({error.strerror})") from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _braced(content: bytes) -> bool:
+    return content[:64].lstrip()[:1] == b"{" and content[-64:].rstrip()[-1:] == b"}"
+
+
 def _json_object(content: bytes) -> dict[str, Any] | None:
     try:
         body = orjson.loads(content)
@@ -386,9 +384,9 @@ def _json_object(content: bytes) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _reset_seconds(headers: httpx.Headers) -> float | None:
+def _reset_seconds(headers: Mapping[str, str]) -> float | None:
     """Seconds until the limit opens: Lago Cloud's X-RateLimit-Reset, or a proxy's Retry-After."""
-    for name in ("X-RateLimit-Reset", "Retry-After"):
+    for name in ("x-ratelimit-reset", "retry-after"):
         with suppress(KeyError, ValueError):
             seconds = float(headers[name])
             if 0 <= seconds < float("inf"):

@@ -22,7 +22,8 @@ SCHEMA = "reconcile"
 metadata = MetaData(schema=SCHEMA)
 
 # One entry per run of any command that works on a window. `lago` is the address, `organization` Lago's own ID of the
-# organization (the address where Lago does not tell it). `document` is the result document without secrets.
+# organization (the address where Lago does not tell it). `document` is the result document without secrets. `litellm`
+# names the database that the rows came from ('' where the run is older than 0.2).
 runs = Table(
     "runs",
     metadata,
@@ -40,11 +41,13 @@ runs = Table(
     Column("status", Text),
     Column("exit_code", Integer),
     Column("document", JSONB),
+    Column("litellm", Text, nullable=False, server_default=""),
     Index("runs_stream", "organization", "event_code", "charge_by", "started_at"),
 )
 
 # One entry per request and event code, whatever charge ID it has: a request is billed once per event code. Written
-# before the event is sent; `taken` says that Lago answered that it has it.
+# before the event is sent, with the run and the batch that it goes out with. `taken` says that Lago answered that it
+# has the event; of a batch that was accepted as a whole the journal alone says so.
 deliveries = Table(
     "deliveries",
     metadata,
@@ -61,11 +64,14 @@ deliveries = Table(
     Column("run_id", Text, nullable=False),
     Column("sent_at", DateTime(timezone=True), nullable=False),
     Column("taken", Boolean, nullable=False),
+    Column("batch", Integer, nullable=False, server_default="0"),
     Index("deliveries_usage", "organization", "event_code", "usage_ms"),
-    Index("deliveries_transaction", "transaction_id"),
+    Index("deliveries_run", "run_id", "batch"),
 )
 
-# What happened to each event, never changed: sent, then accepted, exists, refused or unknown, then verified.
+# What happened, never changed. A line is about a whole batch (transaction_id is '', `events` says how many it held):
+# sent, accepted, read_back; or about one event of a batch that was not accepted as a whole: accepted, exists, refused,
+# unknown. 0.1 wrote a line per event, and `verified` for `read_back`.
 journal = Table(
     "journal",
     metadata,
@@ -77,7 +83,7 @@ journal = Table(
     Column("what", Text, nullable=False),
     Column("http_status", Integer),
     Column("reason", Text),
-    Index("journal_transaction", "transaction_id"),
+    Column("events", Integer, nullable=False, server_default="1"),
     Index("journal_run", "run_id", "batch"),
 )
 
@@ -125,9 +131,21 @@ long_calls = Table(
     Column("usage_ms", BigInteger, nullable=False),
 )
 
+# What Lago said once and is not asked for in every run: true of the thing as `stamp` describes it.
+remembered = Table(
+    "remembered",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("event_code", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("stamp", Text, nullable=False),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("value", JSONB, nullable=False),
+)
+
 # The figures of slices that agreed, so that an unchanged one needs no reading. `fingerprint` covers the settings and
 # the row counts of every hour in which a row of the slice may have begun; `events` are those that Lago listed; `totals`
-# is compressed JSON.
+# is JSON (compressed JSON of another form where 0.1 wrote it, which no fingerprint meets any more).
 slices = Table(
     "slices",
     metadata,

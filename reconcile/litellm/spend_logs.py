@@ -1,60 +1,50 @@
 """The LiteLLM side: rows of `"LiteLLM_SpendLogs"`, read only, through Arrow.
 
-The table as LiteLLM made it from 1.60 to 1.109 is understood, plain or partitioned. Its usage time, `"endTime"`, has no
-index; `"startTime"` has one. So rows are read by their start, a little further than the slice that is wanted, and kept
-until the slice of their end comes: each row is read once, by one statement, and each heap page is touched once.
+The table as LiteLLM made it from 1.60 to 1.110 is understood, plain or partitioned. Its usage time, `"endTime"`, has no
+index; `"startTime"` has one. So rows are read by their start, a little further than the slice that is wanted (`feed.py`
+keeps those until the slice of their end comes): each row is read once, and each heap page is touched once.
+
+A row whose start is `infinity`, or lies thousands of years away, is in no window. `unplaced` counts such rows.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from adbc_driver_manager import Error as AdbcError
 
 from reconcile import statements
-from reconcile.classify import no_rows
+from reconcile.domain.frames import ROWS
 from reconcile.domain.window import Window
-from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
-
-# A clock that runs backwards can put a row's start after its end; more than this is not looked for.
-CLOCK_SKEW = timedelta(minutes=5)
-
-TABLE = "LiteLLM_SpendLogs"
-# The opt-in partitioned layout may leave the rows from before it in this table.
-LEGACY_TABLE = "LiteLLM_SpendLogs_legacy"
-NEEDED_COLUMNS = (
-    "request_id",
-    "startTime",
-    "endTime",
-    "model",
-    "spend",
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
+from reconcile.errors import PreflightError
+from reconcile.litellm.connection import Connection
+from reconcile.litellm.tables import (
+    DAILY_COLUMNS,
+    DAILY_TABLES,
+    DETAILS,
+    LEGACY_TABLE,
+    NEEDED_COLUMNS,
+    TABLE,
+    array_literal,
+    compact,
+    details_frame,
+    for_columns,
+    rows_frame,
 )
-DAILY_TABLES = {
-    "user": ("LiteLLM_DailyUserSpend", "user_id"),
-    "team_id": ("LiteLLM_DailyTeamSpend", "team_id"),
-    "end_user": ("LiteLLM_DailyEndUserSpend", "end_user_id"),
-    "organization_id": ("LiteLLM_DailyOrganizationSpend", "organization_id"),
-}
-_DAILY_COLUMNS = {"date", "api_requests", "prompt_tokens", "completion_tokens", "spend"}
 
-# What Postgres answers, at the connection, to settings that are wrong: running again will not help.
-_WRONG_ANSWER = re.compile(
-    r"password authentication failed|no password supplied|does not exist|no pg_hba\.conf entry"
-    r"|permission denied|role .* is not permitted|invalid .* option|certificate|SSL",
-    re.IGNORECASE,
-)
+_MILLISECOND = timedelta(milliseconds=1)
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
+# The two rows of one call begin milliseconds apart; sql/spend_logs_same_call.sql has the same figure.
+_SAME_CALL = timedelta(seconds=10)
+# So many rows are asked for by one statement where each is named.
+_NAMED_AT_ONCE = 10_000
+# A usage time this far after a window's end is none.
+_FAR_FUTURE = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +58,30 @@ class Schema:
         return tuple(name for name in (TABLE, LEGACY_TABLE) if name in self.columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """Rows that belong to no window, and their spend in USD (NaN and infinite ones count 0)."""
+
+    count: int
+    spend: float
+
+
 class SpendLogs:
-    """One read-only connection to LiteLLM's database. Use it as a context manager; not from two threads at once.
+    """One read-only connection to LiteLLM's database. Use it as a context manager, and from one thread at a time:
+    `clone` gives another thread its own.
 
     `uri` is a libpq URL, `schema` the tables' schema, `charge_column` the column that holds the charge ID.
-    Raises `PreflightError` where Postgres answers that the settings are wrong, `DatabaseFault` where it does not
-    answer. Neither holds a password.
+    Raises `PreflightError` where Postgres answers that the settings are wrong, or where row-level security would hide
+    rows; `DatabaseFault` where it does not answer. Neither holds a password.
     """
 
-    def __init__(self, uri: str, schema: str, charge_column: str, where: str) -> None:
+    def __init__(self, uri: str, schema: str, charge_column: str, where: str, found: Schema | None = None) -> None:
         self.charge_column = charge_column
         self.where = where
+        self._uri = uri
         self._schema_name = schema
-        try:
-            self._connection = adbc.connect(uri, autocommit=False)
-        except AdbcError as error:
-            raise _explained(error, where) from None
-        self._schema: Schema | None = None
+        self._connection = Connection(uri, where)
+        self._schema = found
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +92,16 @@ class SpendLogs:
     def close(self) -> None:
         self._connection.close()
 
+    def clone(self) -> SpendLogs:
+        """Another connection to the same tables, with this one's preflight."""
+        return SpendLogs(self._uri, self._schema_name, self.charge_column, self.where, self._schema)
+
     def preflight(self) -> Schema:
-        """Reads which columns there are. Raises `PreflightError`, naming the table or column that is missing."""
-        found = self._query(statements.render("spend_logs_columns", schema=self._schema_name))
+        """Reads which columns there are, and asks for the right to read every row of every table that holds rows.
+
+        Raises `PreflightError`, naming the table or column that is missing, or what hides rows.
+        """
+        found = self._connection.query(statements.render("spend_logs_columns", schema=self._schema_name))
         columns: dict[str, set[str]] = {}
         for table, column in zip(found["table_name"].to_pylist(), found["column_name"].to_pylist(), strict=True):
             columns.setdefault(table, set()).add(column)
@@ -117,10 +121,8 @@ class SpendLogs:
                         else "is needed; is this LiteLLM 1.60 or later?"
                     )
                 )
-        # Asks for the right to read, too: a missing GRANT is an answer of its own.
-        moment = datetime.fromisoformat("1970-01-01T00:00:00Z")
         self._schema = schema
-        self._read_rows(moment, moment, moment, moment)
+        self._read(_EPOCH, _EPOCH, _EPOCH, _EPOCH)
         return schema
 
     @property
@@ -128,163 +130,179 @@ class SpendLogs:
         """The preflight's result."""
         return self._schema or self.preflight()
 
+    def clock(self) -> datetime:
+        """What Postgres' clock says now."""
+        (now,) = self._connection.query("SELECT clock_timestamp() AS now")["now"].to_pylist()
+        assert isinstance(now, datetime)
+        return now
+
     def rows(self, starts: Window, usage: Window) -> pd.DataFrame:
         """Rows that began within `starts` and ended within `usage`, as ROWS without the ledger's columns filled."""
-        return self._read_rows(starts.start, starts.end, usage.start, usage.end)
+        return rows_frame(self.read(starts, usage))
+
+    def read(self, starts: Window, usage: Window) -> pa.Table:
+        """As `rows`, in the compact form that `tables.rows_frame` takes."""
+        return self._read(starts.start, starts.end, usage.start, usage.end)
 
     def hours(self, starts: Window) -> pd.Series:
         """Rows per hour of their start: int64, indexed by datetime64[ms, UTC]. Hours without rows are left out."""
-        parts = [
-            self._query(
-                statements.render(
-                    "spend_logs_hours",
-                    schema=self._schema_name,
-                    table=table,
-                    start_from=starts.start,
-                    start_to=starts.end,
-                )
-            ).to_pandas()
-            for table in self.tables.row_tables
-        ]
-        found = pd.concat(parts, ignore_index=True)
+        parts = self._of_each_table("spend_logs_hours", start_from=starts.start, start_to=starts.end)
+        found = pd.concat([part.to_pandas() for part in parts], ignore_index=True)
         hours = pd.to_datetime(found["hour"], utc=True).dt.as_unit("ms")
         counts: pd.Series = found["rows"].astype(np.int64).groupby(hours).sum()
         return counts
 
+    def unplaced(self, starts: Window) -> Unplaced:
+        """The rows that no window will ever hold: of those begun within `starts`, the ones whose usage time is more
+        than a year after it or before 2020; of all, the ones whose start is."""
+        parts = [
+            *self._of_each_table(
+                "spend_logs_unplaced",
+                start_from=starts.start,
+                start_to=starts.end,
+                future=starts.end + _FAR_FUTURE,
+            )
+        ]
+        return Unplaced(
+            sum(part["rows"].to_pylist()[0] for part in parts), sum(part["spend"].to_pylist()[0] for part in parts)
+        )
+
+    def details(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The DETAILS of these rows (request_id, start_ms), for a few of them: each costs a look of its own.
+
+        A row that is no longer there is left out.
+        """
+        return self._details(
+            [
+                part
+                for some in _portions(rows)
+                for part in self._of_each_table(
+                    "spend_logs_details",
+                    charge_column=self.charge_column,
+                    request_ids=array_literal(some["request_id"].tolist()),
+                    starts=_instants(some["start_ms"]),
+                    start_from=_moment(int(some["start_ms"].min())),
+                    start_to=_moment(int(some["start_ms"].max()) + 1),
+                )
+            ]
+        )
+
+    def candidates_of_same_call(self, details: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the same sessions as these (DETAILS) that began within seconds of them, these among them."""
+        return self._details(
+            [
+                part
+                for some in _portions(details[details["session_id"] != ""])
+                for part in self._of_each_table(
+                    "spend_logs_same_call",
+                    charge_column=self.charge_column,
+                    sessions=array_literal(some["session_id"].tolist()),
+                    starts=_instants(some["start_ms"]),
+                    start_from=_moment(int(some["start_ms"].min())) - _SAME_CALL,
+                    start_to=_moment(int(some["start_ms"].max()) + 1) + _SAME_CALL,
+                )
+            ]
+        )
+
+    def earlier_of_jobs(self, details: pd.DataFrame, since: datetime) -> pd.DataFrame:
+        """For each of these rows (DETAILS, looks at a finished job) the nearest earlier row, begun at `since` or later,
+        that billed the same: DETAILS, where there is one."""
+        return self._details(
+            [
+                part
+                for some in _portions(details)
+                for part in self._of_each_table(
+                    "spend_logs_earlier_of_jobs",
+                    charge_column=self.charge_column,
+                    request_ids=array_literal(some["request_id"].tolist()),
+                    starts=_instants(some["start_ms"]),
+                    charge_ids=array_literal(some["charge_id"].tolist()),
+                    api_keys=array_literal(some["api_key"].tolist()),
+                    spends=array_literal(some["spend"].tolist()),
+                    prompt_tokens=array_literal(map(str, some["prompt_tokens"].tolist())),
+                    completion_tokens=array_literal(map(str, some["completion_tokens"].tolist())),
+                    start_from=since,
+                    start_to=_moment(int(some["start_ms"].max()) + 1),
+                )
+            ]
+        )
+
     def daily_totals(self, first_day: str, last_day: str) -> tuple[str, pd.DataFrame] | None:
         """LiteLLM's own totals of the UTC days from `first_day` to `last_day`: the table's name, and a frame of day,
-        charge_id (str), requests, tokens (int64), spend (float64). None where this LiteLLM keeps no such table."""
+        charge_id (str), tokens (int64), spend (float64), and successful (int64: requests that did not fail, without
+        LiteLLM's internal calls and retries; 0 where this LiteLLM does not count them). None where it keeps no table,
+        or lets this user not see all of it.
+        """
         table, entity = DAILY_TABLES[self.charge_column]
-        if not (self.tables.columns.get(table, frozenset()) >= _DAILY_COLUMNS | {entity}):
+        columns = self.tables.columns.get(table, frozenset())
+        if not columns >= DAILY_COLUMNS | {entity}:
             return None
-        found = self._query(
-            statements.render(
-                "daily_totals",
-                schema=self._schema_name,
-                table=table,
-                entity_column=entity,
-                day_from=first_day,
-                day_to=last_day,
-            )
+        statement = statements.render(
+            "daily_totals",
+            schema=self._schema_name,
+            table=table,
+            entity_column=entity,
+            day_from=first_day,
+            day_to=last_day,
         )
-        return table, found.to_pandas()
+        try:
+            return table, self._connection.query(for_columns(statement, columns)).to_pandas()
+        except PreflightError:
+            return None  # a hint that cannot be had
 
-    def _read_rows(
-        self, start_from: datetime, start_to: datetime, end_from: datetime, end_to: datetime
-    ) -> pd.DataFrame:
-        tables = []
-        with self._transaction() as query:
+    def _read(self, start_from: datetime, start_to: datetime, end_from: datetime, end_to: datetime) -> pa.Table:
+        parts = self._of_each_table(
+            "spend_logs_rows",
+            charge_column=self.charge_column,
+            start_from=start_from,
+            start_to=start_to,
+            end_from=end_from,
+            end_to=end_to,
+        )
+        return _each_once([compact(part, ROWS) for part in parts])
+
+    def _details(self, found: list[pa.Table]) -> pd.DataFrame:
+        parts = []
+        for table in found:
+            column = "litellm_call_id" if "litellm_call_id" in self.tables.columns[TABLE] else "noted_call_id"
+            chosen = table.drop_columns("litellm_call_id").append_column("litellm_call_id", table[column])
+            parts.append(compact(chosen, DETAILS))
+        frame = details_frame(_each_once(parts) if parts else pa.table({}))
+        return frame.drop_duplicates(["request_id", "start_ms"], ignore_index=True)
+
+    def _of_each_table(self, name: str, **values: Any) -> Iterator[pa.Table]:
+        """The answers of every table that holds rows, all of one state of the database."""
+        with self._connection.transaction() as query:
             for table in self.tables.row_tables:
-                statement = statements.render(
-                    "spend_logs_rows",
-                    schema=self._schema_name,
-                    table=table,
-                    charge_column=self.charge_column,
-                    start_from=start_from,
-                    start_to=start_to,
-                    end_from=end_from,
-                    end_to=end_to,
-                )
-                tables.append(query(_without_columns(statement, self.tables.columns[table])))
-        frame = rows_frame(pa.concat_tables(tables, promote_options="permissive"))
-        if len(tables) > 1:
-            frame = frame.drop_duplicates(["request_id", "start_ms"], ignore_index=True)
-        return frame
-
-    def _query(self, statement: str) -> pa.Table:
-        with self._transaction() as query:
-            return query(statement)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Callable[[str], pa.Table]]:
-        """One read-only transaction that sees one state of the database, whatever pooler stands between."""
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-                def query(statement: str) -> Any:
-                    cursor.execute(statement)
-                    return cursor.fetch_arrow_table()
-
-                yield query
-            self._connection.rollback()
-        except AdbcError as error:
-            self._forget()
-            raise _explained(error, self.where) from None
-
-    def _forget(self) -> None:
-        try:
-            self._connection.rollback()
-        except AdbcError:
-            return  # the connection is gone, and its transaction with it
-
-
-class RowFeed:
-    """The rows of a window in order of their usage time, slice by slice. Each row is read once.
-
-    A call may have begun `max_call` before its usage time, and by clock skew up to five minutes after it.
-    """
-
-    def __init__(self, spend_logs: SpendLogs, usage: Window, max_call: timedelta) -> None:
-        self._spend_logs = spend_logs
-        self._usage = usage
-        self._read_to = usage.start - max_call
-        self._waiting = no_rows()
-
-    def up_to(self, horizon: datetime) -> pd.DataFrame:
-        """The rows (ROWS) with a usage time before `horizon` that were not given yet."""
-        read_to = min(horizon, self._usage.end) + CLOCK_SKEW
-        if read_to > self._read_to:
-            fresh = self._spend_logs.rows(Window(self._read_to, read_to), self._usage)
-            self._read_to = read_to
-            self._waiting = pd.concat([self._waiting, fresh], ignore_index=True) if len(self._waiting) else fresh
-        due = self._waiting["usage_ms"].to_numpy() < milliseconds(horizon)
-        rows, self._waiting = self._waiting[due], self._waiting[~due]
-        return rows.reset_index(drop=True)
+                statement = statements.render(name, schema=self._schema_name, table=table, **values)
+                yield query(for_columns(statement, self.tables.columns[table]))
 
 
 def milliseconds(moment: datetime) -> int:
     """Whole milliseconds since 1970 UTC."""
-    return (moment - datetime.fromisoformat("1970-01-01T00:00:00Z")) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // _MILLISECOND
 
 
-def rows_frame(table: pa.Table) -> pd.DataFrame:
-    """Arrow rows of `spend_logs_rows.sql` as ROWS. Times finer than a millisecond are cut."""
-    frame = no_rows() if not table.num_rows else pd.DataFrame(index=range(table.num_rows))
-    for name in ("request_id", "model", "model_group", "provider", "charge_id", "status", "cache_hit"):
-        frame[name] = pd.array(table[name].cast(pa.large_string()), dtype="str")
-    for name, column in (("start_ms", "start_time"), ("usage_ms", "end_time")):
-        frame[name] = _ms_of(table[column])
-    frame["spend"] = table["spend"].cast(pa.float64()).to_numpy()
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        frame[name] = table[name].cast(pa.int64()).to_numpy()
-    frame["subscription_id"] = frame["charge_id"]
-    frame["earlier_id"] = pd.array([""], dtype="str").take(np.zeros(len(frame), np.int64))
-    frame["earlier_sure"] = np.zeros(len(frame), bool)
-    return frame
+def _moment(time_ms: int) -> datetime:
+    return _EPOCH + time_ms * _MILLISECOND
 
 
-def _ms_of(times: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
-    micros = times.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    return np.asarray(np.floor_divide(micros, 1000), np.int64)
+def _instants(times_ms: pd.Series) -> str:
+    """Milliseconds since 1970 as an array of UTC timestamps."""
+    return array_literal(np.datetime_as_string(times_ms.to_numpy(np.int64).astype("datetime64[ms]")).tolist())
 
 
-def _without_columns(statement: str, columns: frozenset[str]) -> str:
-    """The statement for a table of an older LiteLLM: a column that it lacks is ''."""
-    for name in re.findall(r"coalesce\((.*), ''\)", statement):
-        if name.strip('"') not in columns:
-            statement = statement.replace(f"coalesce({name}, '')", "''::text")
-    return statement
+def _portions(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows in the order of their start, so many at a time as one statement names."""
+    ordered = rows.sort_values("start_ms", kind="stable")
+    for place in range(0, len(ordered), _NAMED_AT_ONCE):
+        yield ordered.iloc[place : place + _NAMED_AT_ONCE]
 
 
-def _explained(error: AdbcError, where: str) -> ReconcileError:
-    """What Postgres said, in one line, as a wrong answer or as none."""
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    text = " ".join(str(error).split())
-    # A password with an unescaped @ ends up in what libpq takes for the host.
-    text = re.sub(r'host name ".*?" to address', "the host name to an address", text)
-    said = re.search(r"(FATAL|ERROR):\s*(.*)", text)
-    line = said.group(2) if said else text
-    if sqlstate.startswith(("28", "3D", "42", "3F")) or (said and _WRONG_ANSWER.search(line)):
-        return PreflightError(f"DATABASE_URL: {where} answered: {line}")
-    return DatabaseFault(f"DATABASE_URL: {where} does not answer: {line}")
+def _each_once(parts: list[pa.Table]) -> pa.Table:
+    """The parts as one; a row that stands in the table and in the legacy one is taken once."""
+    table = pa.concat_tables(parts)
+    if len(parts) == 1:
+        return table
+    keys = pd.DataFrame({name: table[name].to_pandas() for name in ("request_id", "start_ms")})
+    return table.filter(pa.array(~keys.duplicated().to_numpy()))

@@ -1,402 +1,288 @@
-"""Adds up the classes, exactly and in money, and proves that they add up to what was read. Pure.
+"""What a run gathers for its document while it works: the tally, discrepancies, and a few counts beside the classes.
 
-Totals are kept per class, charge ID and day and per class and model; everything else is a sum of those, so that every
-total is the sum of its lines.
+Only the job writes to it, with what the stages return.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pandas as pd
 
-from reconcile.domain.document import (
-    DISCREPANCY_CLASSES,
-    DISCREPANCY_COLUMNS,
-    EVENT_CLASSES,
-    ROW_CLASSES,
-    EventTotals,
-    Group,
-    RowTotals,
-)
-from reconcile.domain.money import add, decimal_of, total
-from reconcile.domain.money import plain as money
-from reconcile.errors import BooksFault
+from reconcile.classify import Classification
+from reconcile.classify.doubt import Doubt
+from reconcile.domain import exact
+from reconcile.domain.document import DISCREPANCY_COLUMNS
+from reconcile.domain.event import transaction_ids
+from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
+from reconcile.domain.instants import HOUR_MS, milliseconds
+from reconcile.domain.money import add
+from reconcile.domain.tally import Tally, billable_spend
+from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EventClass, Reason, RowClass, Scope
+from reconcile.domain.window import Window
+from reconcile.litellm.day_totals import DayTotals
+from reconcile.run.decide import Chosen, Key, Pending
+from reconcile.run.retention import Deleted
+from reconcile.run.unchanged import Unchanged
 
-Key = tuple[str, str, date]  # class, charge ID ('' for none), day
-Days = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
-Totals = TypeVar("Totals", RowTotals, EventTotals)
+_OWN_ID = (RowClass.MISSING, RowClass.HELD, RowClass.REJECTED)
+_ALONE = (EventClass.DUPLICATE, EventClass.ORPHAN)
+_BILLABLE = tuple(name for name in RowClass if name not in (RowClass.EXCLUDED, RowClass.UNATTRIBUTED))
+_CACHE_HIT = "_cache_hit"  # in the request ID of an answer from LiteLLM's cache: it is meant to be free
 
 
-def billable_spend(spend: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """NaN, infinite and negative spend counts as 0."""
-    return np.where(np.isfinite(spend) & (spend > 0), spend, 0.0)
-
-
+@dataclass(slots=True)
 class Books:
-    """The running totals of one window. `days` gives the local day of each time (ms)."""
+    """The running figures of one run. `code` is the event code, `reach_ms` how far before and after its row a live
+    event may lie."""
 
-    def __init__(self, days: Days) -> None:
-        self._days = days
-        self.rows: dict[Key, RowTotals] = {}
-        self.events: dict[Key, EventTotals] = {}
-        self.row_models: dict[tuple[str, str], RowTotals] = {}
-        self.event_models: dict[tuple[str, str], EventTotals] = {}
-        self.reasons: dict[tuple[str, str], tuple[int, Decimal]] = {}
-        self.ambiguous = 0
-        self._read_rows, self._read_events = RowTotals(), EventTotals()
-        self._discrepancies: list[pd.DataFrame] = []
+    code: str
+    tally: Tally
+    reach_ms: tuple[int, int]
+    days: DayTotals = field(default_factory=DayTotals)
+    deleted: Deleted = field(default_factory=lambda: Deleted({}, {}, 1))
+    # Of each slice that was read, by its number: LiteLLM's daily lines. Of each hour of "startTime": rows of the
+    # window.
+    days_of_slices: dict[int, list[list[Any]]] = field(default_factory=dict)
+    rows_of_hours: dict[int, int] = field(default_factory=dict)
+    decided: set[Key] = field(default_factory=set)
+    settled: set[Key] = field(default_factory=set)
+    free_of_charge: dict[str, int] = field(default_factory=dict)
+    set_aside: tuple[int, Decimal] = (0, Decimal(0))
+    pushed: tuple[int, Decimal] = (0, Decimal(0))
+    doubt: Doubt | None = None
+    held_before: frozenset[Key] = frozenset()
+    # By charge ID, what the metric counts of the events listed in the window: how many, and the sum of its property.
+    counted: dict[str, tuple[int, Decimal]] = field(default_factory=dict)
+    aggregation: str | None = None
+    offsets: npt.NDArray[np.int64] = field(init=False)
+    _discrepancies: list[pd.DataFrame] = field(default_factory=list)
 
-    def read(self, rows: pd.DataFrame, event_costs: npt.NDArray[np.float64]) -> None:
-        """Counts what was read, before it is classified."""
-        self._read_rows += RowTotals(
-            len(rows),
-            total(billable_spend(rows["spend"].to_numpy(np.float64))),
-            int(rows["prompt_tokens"].sum()),
-            int(rows["completion_tokens"].sum()),
-        )
-        self._read_events += EventTotals(len(event_costs), total(event_costs))
+    def __post_init__(self) -> None:
+        self.offsets = np.zeros(sum(self.reach_ms) + 1, np.int64)
 
-    def set_aside(self, event_costs: npt.NDArray[np.float64]) -> None:
-        """Takes events that were read out of the books again: their rows are gone from the spend log."""
-        read = self._read_events
-        self._read_events = EventTotals(read.count - len(event_costs), add((read.spend, -total(event_costs))))
+    def take_over(self, unchanged: Unchanged) -> None:
+        """Takes the totals of the slices that are left unread."""
+        for piece, packed in unchanged.totals:
+            self.days.absorb(self.tally.absorb(milliseconds(piece.start) // self.tally.slice_ms, packed))
 
-    def add_rows(self, rows: pd.DataFrame) -> None:
-        """Takes classified rows: class, reason, charge_id, model, usage_ms, spend, tokens, ambiguous, and for
-        discrepancies request_id, transaction_id, event_cost, detail."""
-        spend = billable_spend(rows["spend"].to_numpy(np.float64))
-        sizes = {
-            "prompt": rows["prompt_tokens"].to_numpy(np.int64),
-            "completion": rows["completion_tokens"].to_numpy(np.int64),
-        }
-        day = self._days(rows["usage_ms"].to_numpy(np.int64))
+    def read(self, rows: pd.DataFrame, events: pd.DataFrame) -> None:
+        """Counts what was read of a part, before it is classified. Of events (EVENTS), those that count."""
+        self.tally.read(rows, events)
+        self._count_in_lago(events)
+        inside = rows[among(rows["scope"], [Scope.WINDOW])]
+        if inside.empty:
+            return
+        hours, counts = np.unique(inside["start_ms"].to_numpy(np.int64) // HOUR_MS, return_counts=True)
+        for hour, count in zip(hours.tolist(), counts.tolist(), strict=True):
+            self.rows_of_hours[hour] = self.rows_of_hours.get(hour, 0) + count
+        numbers = inside["usage_ms"].to_numpy(np.int64) // self.tally.slice_ms
+        for number in np.unique(numbers).tolist():
+            days = DayTotals()
+            days.add(inside[numbers == number])
+            self.days_of_slices[number] = days.lines()
+            self.days.absorb(days.lines())
+            self.days.losing_ids += days.losing_ids
 
-        def made(at: npt.NDArray[np.int64], money: Decimal) -> RowTotals:
-            return RowTotals(len(at), money, int(sizes["prompt"][at].sum()), int(sizes["completion"][at].sum()))
+    def add_rows(self, rows: pd.DataFrame, details: Mapping[str, str] | None = None) -> None:
+        """Takes rows that are decided about (ROW_VERDICTS), each once; `details` by transaction ID."""
+        rows = rows[~among(rows["scope"], [Scope.CONTEXT])]
+        if rows.empty:
+            return
+        self.tally.add_rows(rows)
+        self._note_decided(rows)
+        self._note_free_of_charge(rows)
+        self._note_offsets(rows)
+        self._keep_rows(rows, details or {})
 
-        _accumulate(self.rows, [rows["class"], rows["charge_id"], pd.Series(day)], spend, made)
-        _accumulate(self.row_models, [rows["class"], rows["model"]], spend, made)
-        self._add_reasons([rows["class"], rows["reason"]], spend, made)
-        self.ambiguous += int(rows["ambiguous"].sum())
-        self._keep(
-            rows,
-            rows["usage_ms"],
-            row_spend=spend,
-            event_spend=rows["event_cost"].to_numpy(np.float64),
-            transaction_id=rows["transaction_id"],
-            request_id=rows["request_id"],
-        )
-
-    def add_events(self, events: pd.DataFrame, *, paired_outside: npt.NDArray[np.bool_]) -> None:
-        """Takes classified events: class, reason, charge_id, model, time_ms, cost, and for discrepancies
-        transaction_id, row_request_id, row_spend. `paired_outside` marks those whose row is not in the window."""
-        cost = np.nan_to_num(events["cost"].to_numpy(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        day = self._days(events["time_ms"].to_numpy(np.int64))
-
-        def made(at: npt.NDArray[np.int64], money: Decimal) -> EventTotals:
-            return EventTotals(len(at), money)
-
-        _accumulate(self.events, [events["class"], events["charge_id"], pd.Series(day)], cost, made)
-        _accumulate(self.event_models, [events["class"], events["model"]], cost, made)
-        surplus = events["class"].isin(("duplicate", "orphan")).to_numpy(bool)
-        if surplus.any():
-            chosen, amounts = events[surplus], cost[surplus]
-            self._add_reasons([chosen["class"], chosen["reason"]], amounts, lambda at, money: RowTotals(len(at), money))
+    def add_events(self, events: pd.DataFrame, counted: Window | None) -> None:
+        """Takes verdicts on events (EVENT_VERDICTS), each once; those outside the time that counts are left out."""
+        if counted is None:
+            return
+        times = events["time_ms"].to_numpy(np.int64)
+        events = events[(times >= milliseconds(counted.start)) & (times < milliseconds(counted.end))]
+        orphans = np.flatnonzero(among(events["class"], [EventClass.ORPHAN]) & among(events["reason"], [Reason.NO_ROW]))
+        if len(orphans):
+            gone = orphans[self.deleted.explain(events.iloc[orphans])]
+            if len(gone):
+                self._put_aside(events["cost"].to_numpy(np.float64)[gone])
+                events = events.drop(events.index[gone])
+        self.tally.add_events(events)
         # The pairs of the window stand with their rows already.
-        alone = events["class"].isin(("duplicate", "orphan")).to_numpy(bool) | paired_outside
-        listed = events[alone]
-        self._keep(
-            listed,
-            listed["time_ms"],
-            row_spend=listed["row_spend"].to_numpy(np.float64),
-            event_spend=cost[alone],
-            transaction_id=listed["transaction_id"],
-            request_id=listed["row_request_id"],
+        alone = among(events["class"], _ALONE) | (
+            among(events["class"], DISCREPANCY_CLASSES)
+            & ~among(events["row_scope"], [Scope.WINDOW, Scope.LATE, Scope.HELD])
+            & ~among(events["class"], [EventClass.UNBILLED])
         )
+        if alone.any():
+            chosen = events[alone]
+            self._keep(
+                chosen,
+                times=chosen["time_ms"],
+                row_spend=chosen["row_spend"].to_numpy(np.float64),
+                event_spend=chosen["cost"].to_numpy(np.float64),
+                transaction_ids=chosen["transaction_id"].tolist(),
+                request_ids=chosen["row_request_id"].tolist(),
+                details=[""] * len(chosen),
+            )
 
-    def _add_reasons(
-        self,
-        keys: list[pd.Series],
-        amounts: npt.NDArray[np.float64],
-        made: Callable[[npt.NDArray[np.int64], Decimal], RowTotals],
-    ) -> None:
-        reasons: dict[tuple[str, str], RowTotals] = {}
-        _accumulate(reasons, keys, amounts, made)
-        for key, found in reasons.items():
-            count, money = self.reasons.get(key, (0, Decimal(0)))
-            self.reasons[key] = (count + found.count, add((money, found.spend)))
+    def _put_aside(self, costs: npt.NDArray[np.float64]) -> None:
+        """Takes events out of the books whose rows LiteLLM has deleted."""
+        self.tally.set_aside(costs)
+        count, money = self.set_aside
+        self.set_aside = (count + len(costs), add((money, exact.total(exact.usable(costs)))))
+
+    def note_doubt(self, doubt: Doubt) -> None:
+        """Keeps the first reason to send nothing."""
+        self.doubt = self.doubt or doubt
+
+    def note_pushed(self, chosen: Chosen) -> None:
+        """Counts rows that are sent although Lago may hold their event."""
+        if not chosen.ours.any():
+            return
+        spend = chosen.to_send["spend"].to_numpy(np.float64)[chosen.ours]
+        count, money = self.pushed
+        self.pushed = (count + len(spend), add((money, exact.total(billable_spend(spend)))))
+
+    def abandon(self, pending: Pending, classification: Classification) -> None:
+        """Takes in what a fault left undecided, so that every row that was read is in a class."""
+        rest = classification.settle(empty(ROWS), empty(EVENTS), None)
+        self.add_rows(joined([pending.rows, rest.rows]))
+
+    def _note_decided(self, rows: pd.DataFrame) -> None:
+        """Notes which of the rows held before this run has seen, and which of them are settled now."""
+        held = self.held_before
+        if not held:
+            return
+        stays = among(rows["class"], [RowClass.HELD, RowClass.MISSING]).tolist()
+        keys = zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True)
+        for key, remains in zip(keys, stays, strict=True):
+            if key in held:
+                self.decided.add(key)
+                if not remains:
+                    self.settled.add(key)
+
+    def in_lago(self, charge_id: str) -> tuple[int, Decimal | None]:
+        """What the metric counts of a charge ID's events: how many, and units (None where they are no plain sum)."""
+        count, added = self.counted.get(charge_id, (0, Decimal(0)))
+        if self.aggregation == "count_agg":
+            return count, Decimal(count)
+        return count, added if self.aggregation == "sum_agg" else None
+
+    def _count_in_lago(self, events: pd.DataFrame) -> None:
+        events = events[events["counted"].to_numpy(bool)]
+        if events.empty:
+            return
+        groups, names = pd.factorize(events["charge_id"].cat.codes.to_numpy())
+        added = events["added"].to_numpy(np.float64)
+        limbs, odd = exact.limbs_of(added)
+        sums = exact.as_decimals(exact.group_sums(limbs, groups.astype(np.int64), len(names)))
+        for place, amount in zip(groups[odd].tolist(), exact.odd_amounts(added, odd), strict=True):
+            sums[place] = add((sums[place], amount))
+        words = events["charge_id"].cat.categories.tolist()
+        for code, number, units in zip(names.tolist(), np.bincount(groups).tolist(), sums, strict=True):
+            count, so_far = self.counted.get(words[code], (0, Decimal(0)))
+            self.counted[words[code]] = (count + number, add((so_far, units)))
+
+    def offset_at(self, share: float) -> int | None:
+        """By how many ms `share` of the matched live events lie after their rows, at most; None without any."""
+        total = int(self.offsets.sum())
+        if not total:
+            return None
+        place = int(np.searchsorted(np.cumsum(self.offsets), share * total))
+        return min(place, len(self.offsets) - 1) - self.reach_ms[0]
+
+    def discrepancies(self) -> pd.DataFrame:
+        """All of them, largest money first (DISCREPANCY_COLUMNS)."""
+        if not self._discrepancies:
+            return pd.DataFrame({name: pd.Series(dtype="str") for name in DISCREPANCY_COLUMNS}).astype(
+                {"usage_time": "datetime64[ms, UTC]", "row_spend": "float64", "event_spend": "float64"}
+            )
+        frame = pd.concat(self._discrepancies, ignore_index=True)
+        amounts = np.stack([frame["row_spend"].to_numpy(), frame["event_spend"].to_numpy(), np.zeros(len(frame))])
+        frame["money"] = -np.nanmax(np.abs(amounts), axis=0)
+        by = ["money", "usage_time", "class", "request_id", "transaction_id"]
+        return frame.sort_values(by, kind="stable", ignore_index=True)[list(DISCREPANCY_COLUMNS)]
+
+    def _note_free_of_charge(self, rows: pd.DataFrame) -> None:
+        tokens = rows["prompt_tokens"].to_numpy(np.int64) + rows["completion_tokens"].to_numpy(np.int64)
+        free = (rows["spend"].to_numpy(np.float64) == 0) & (tokens > 0) & among(rows["class"], _BILLABLE)
+        free &= among(rows["scope"], [Scope.WINDOW])
+        if free.any():
+            chosen = rows[free]
+            paid = ~chosen["request_id"].str.contains(_CACHE_HIT, regex=False).to_numpy(bool)
+            for model, count in chosen.loc[paid, "model"].astype("str").value_counts().items():
+                self.free_of_charge[str(model)] = self.free_of_charge.get(str(model), 0) + int(count)
+
+    def _note_offsets(self, rows: pd.DataFrame) -> None:
+        live = among(rows["class"], [RowClass.MATCHED_LIVE])
+        if live.any():
+            before, after = self.reach_ms
+            offset = rows["event_ms"].to_numpy(np.int64)[live] - rows["usage_ms"].to_numpy(np.int64)[live]
+            inside = offset[(offset >= -before) & (offset <= after)]
+            self.offsets += np.bincount(inside + before, minlength=len(self.offsets))
+
+    def _keep_rows(self, rows: pd.DataFrame, details: Mapping[str, str]) -> None:
+        wanted = among(rows["class"], DISCREPANCY_CLASSES)
+        # What a late row without a charge ID had to say was said when its hour was new.
+        wanted &= ~(among(rows["class"], [RowClass.UNATTRIBUTED]) & ~among(rows["scope"], [Scope.WINDOW]))
+        if not wanted.any():
+            return
+        chosen = rows[wanted]
+        own = among(chosen["class"], _OWN_ID) | (
+            among(chosen["class"], [RowClass.MISDIRECTED]) & chosen["event_id"].eq("").to_numpy(bool)
+        )
+        made = transaction_ids(
+            self.code,
+            chosen["charge_id"].astype("str").tolist(),
+            chosen["request_id"].tolist(),
+            chosen["start_ms"].tolist(),
+        )
+        ids = np.where(own, np.array(made, object), chosen["event_id"].to_numpy(object)).tolist()
+        self._keep(
+            chosen,
+            times=chosen["usage_ms"],
+            row_spend=billable_spend(chosen["spend"].to_numpy(np.float64)),
+            event_spend=chosen["event_cost"].to_numpy(np.float64),
+            transaction_ids=ids,
+            request_ids=chosen["request_id"].tolist(),
+            details=[details.get(name, "") for name in ids],
+        )
 
     def _keep(
         self,
         frame: pd.DataFrame,
-        times: pd.Series,
         *,
+        times: pd.Series,
         row_spend: npt.NDArray[np.float64],
         event_spend: npt.NDArray[np.float64],
-        transaction_id: pd.Series,
-        request_id: pd.Series,
+        transaction_ids: Sequence[str],
+        request_ids: Sequence[str],
+        details: Sequence[str],
     ) -> None:
-        wanted = frame["class"].isin(DISCREPANCY_CLASSES).to_numpy(bool)
-        if not wanted.any():
-            return
-        chosen = frame[wanted]
-        detail = chosen["detail"] if "detail" in chosen else pd.Series("", index=chosen.index)
         self._discrepancies.append(
             pd.DataFrame(
                 {
-                    "class": _text(chosen["class"]),
-                    "charge_id": _text(chosen["charge_id"]),
-                    "model": _text(chosen["model"]),
-                    "request_id": _text(request_id[wanted]),
-                    "transaction_id": _text(transaction_id[wanted]),
-                    "usage_time": pd.to_datetime(times[wanted].to_numpy(), unit="ms", utc=True).as_unit("ms"),
-                    "row_spend": row_spend[wanted],
-                    "event_spend": event_spend[wanted],
-                    "reason": _text(chosen["reason"]),
-                    "detail": _text(detail),
+                    "class": frame["class"].astype("str").array,
+                    "charge_id": _text(frame["charge_id"].astype("str").tolist()),
+                    "model": _text(frame["model"].astype("str").tolist()),
+                    "request_id": _text(request_ids),
+                    "transaction_id": _text(transaction_ids),
+                    "usage_time": pd.to_datetime(times.to_numpy(), unit="ms", utc=True).as_unit("ms"),
+                    "row_spend": row_spend,
+                    "event_spend": event_spend,
+                    "reason": frame["reason"].astype("str").array,
+                    "detail": _text(details),
                 }
             )
         )
 
-    def discrepancies(self, late: Books | None = None) -> pd.DataFrame:
-        """All of them, largest money first; with those of late rows, but for what was told when it was new."""
-        frames = list(self._discrepancies)
-        if late is not None:
-            frames += [frame[frame["class"] != "unattributed"] for frame in late._discrepancies]
-        if not frames:
-            return pd.DataFrame({name: pd.Series(dtype="str") for name in DISCREPANCY_COLUMNS}).astype(
-                {"usage_time": "datetime64[ms, UTC]", "row_spend": "float64", "event_spend": "float64"}
-            )
-        frame = pd.concat(frames, ignore_index=True)
-        money = np.nanmax(
-            np.abs(np.stack([frame["row_spend"].to_numpy(), frame["event_spend"].to_numpy(), np.zeros(len(frame))])),
-            axis=0,
-        )
-        frame["money"] = -money
-        by = ["money", "usage_time", "class", "request_id", "transaction_id"]
-        return frame.sort_values(by, kind="stable", ignore_index=True)[list(DISCREPANCY_COLUMNS)]
 
-    def settled(self) -> bool:
-        """Whether everything that was read is booked."""
-        return (
-            sum(found.count for found in self.rows.values()) == self._read_rows.count
-            and sum(found.count for found in self.events.values()) == self._read_events.count
-        )
-
-    def pack(self, started: list[list[Any]]) -> bytes:
-        """The totals of books that agree, for `absorb`: what this run delivered stands as matched on both sides.
-
-        `started` travels along: the rows per day of their start.
-        """
-        agreed = Books(self._days)
-        agreed._absorb(self)
-        for (kind, charge_id, day), found in self.rows.items():
-            if kind == "delivered":
-                agreed._add_key(agreed.events, ("matched", charge_id, day), EventTotals(found.count, found.spend))
-        for (kind, model), found in self.row_models.items():
-            if kind == "delivered":
-                agreed._add_key(agreed.event_models, ("matched", model), EventTotals(found.count, found.spend))
-        _rename(agreed.rows, "delivered", "matched")
-        _rename(agreed.row_models, "delivered", "matched")
-        agreed.reasons = {key: found for key, found in agreed.reasons.items() if key[0] != "delivered"}
-        content = {
-            "rows": [[*_plain(key), *_row_line(found)] for key, found in agreed.rows.items()],
-            "events": [[*_plain(key), found.count, money(found.spend)] for key, found in agreed.events.items()],
-            "row_models": [[*key, *_row_line(found)] for key, found in agreed.row_models.items()],
-            "event_models": [[*key, found.count, money(found.spend)] for key, found in agreed.event_models.items()],
-            "reasons": [[*key, count, money(spend)] for key, (count, spend) in agreed.reasons.items()],
-            "ambiguous": agreed.ambiguous,
-            "started": started,
-            "discrepancies": [
-                {**entry, "usage_time": entry["usage_time"].isoformat()}
-                for entry in (
-                    self.discrepancies().replace({np.nan: None}).to_dict("records") if self._discrepancies else []
-                )
-            ],
-        }
-        return zlib.compress(orjson.dumps(content))
-
-    def absorb(self, packed: bytes) -> list[list[Any]]:
-        """Adds the totals of a slice that an earlier run has packed; gives what travelled along."""
-        found = orjson.loads(zlib.decompress(packed))
-        for kind, charge_id, day, *line in found["rows"]:
-            self._add_key(self.rows, (kind, charge_id, date.fromisoformat(day)), _row_totals(line))
-        for kind, charge_id, day, count, spend in found["events"]:
-            key = (kind, charge_id, date.fromisoformat(day))
-            self._add_key(self.events, key, EventTotals(count, Decimal(spend)))
-        for kind, model, *line in found["row_models"]:
-            self._add_key(self.row_models, (kind, model), _row_totals(line))
-        for kind, model, count, spend in found["event_models"]:
-            self._add_key(self.event_models, (kind, model), EventTotals(count, Decimal(spend)))
-        for kind, reason, count, spend in found["reasons"]:
-            known = self.reasons.get((kind, reason), (0, Decimal(0)))
-            self.reasons[kind, reason] = (known[0] + count, add((known[1], Decimal(spend))))
-        self.ambiguous += found["ambiguous"]
-        rows = [_row_totals(line) for _, _, _, *line in found["rows"]]
-        self._read_rows = _sum([self._read_rows, *rows], RowTotals)
-        events = [EventTotals(count, Decimal(spend)) for _, _, _, count, spend in found["events"]]
-        self._read_events = _sum([self._read_events, *events], EventTotals)
-        if found["discrepancies"]:
-            frame = pd.DataFrame(found["discrepancies"], columns=list(DISCREPANCY_COLUMNS))
-            frame["usage_time"] = pd.to_datetime(frame["usage_time"], utc=True).dt.as_unit("ms")
-            for name in DISCREPANCY_COLUMNS:
-                if name.endswith("_spend"):
-                    frame[name] = frame[name].astype(np.float64)
-                elif name != "usage_time":
-                    frame[name] = frame[name].astype("str")
-            self._discrepancies.append(frame)
-        started: list[list[Any]] = found["started"]
-        return started
-
-    def _absorb(self, other: Books) -> None:
-        self.rows, self.events = dict(other.rows), dict(other.events)
-        self.row_models, self.event_models = dict(other.row_models), dict(other.event_models)
-        self.reasons, self.ambiguous = dict(other.reasons), other.ambiguous
-
-    @staticmethod
-    def _add_key(into: dict[Any, Any], key: Any, found: Any) -> None:
-        into[key] = into[key] + found if key in into else found
-
-    def check(self) -> None:
-        """Raises `BooksFault` where the classes do not add up to what was read, in count and in money."""
-        _same("rows", self._read_rows, _sum(self.rows.values(), RowTotals))
-        _same("events", self._read_events, _sum(self.events.values(), EventTotals))
-
-    def row_classes(self) -> dict[str, RowTotals]:
-        return _by_class(self.rows, ROW_CLASSES, RowTotals)
-
-    def event_classes(self) -> dict[str, EventTotals]:
-        return _by_class(self.events, EVENT_CLASSES, EventTotals)
-
-    def by_charge_id(self) -> tuple[Group, ...]:
-        rows, events = _regroup(self.rows, lambda key: key[1]), _regroup(self.events, lambda key: key[1])
-        return tuple(
-            Group(rows.get(name, _none(RowTotals)), events.get(name, _none(EventTotals)), charge_id=name or None)
-            for name in sorted(rows.keys() | events.keys())
-        )
-
-    def by_model(self) -> tuple[Group, ...]:
-        rows = _regroup(self.row_models, lambda key: key[1])
-        events = _regroup(self.event_models, lambda key: key[1])
-        return tuple(
-            Group(rows.get(name, _none(RowTotals)), events.get(name, _none(EventTotals)), model=name or None)
-            for name in sorted(rows.keys() | events.keys())
-        )
-
-    def by_day(self) -> tuple[Group, ...]:
-        rows, events = _regroup(self.rows, lambda key: key[2]), _regroup(self.events, lambda key: key[2])
-        return tuple(
-            Group(rows.get(day, _none(RowTotals)), events.get(day, _none(EventTotals)), day=day)
-            for day in sorted(rows.keys() | events.keys())
-        )
-
-    def by_charge_id_and_day(self) -> tuple[Group, ...]:
-        rows, events = _regroup(self.rows, lambda key: key[1:]), _regroup(self.events, lambda key: key[1:])
-        return tuple(
-            Group(
-                rows.get(key, _none(RowTotals)),
-                events.get(key, _none(EventTotals)),
-                charge_id=key[0] or None,
-                day=key[1],
-            )
-            for key in sorted(rows.keys() | events.keys())
-        )
-
-
-def _accumulate(
-    into: dict[Any, Totals],
-    keys: list[pd.Series],
-    amounts: npt.NDArray[np.float64],
-    made: Callable[[npt.NDArray[np.int64], Decimal], Totals],
-) -> None:
-    """Adds the groups of `keys` to `into`; money is added up exactly."""
-    if not len(amounts):
-        return
-    codes, words = [], []
-    for key in keys:
-        places, distinct = pd.factorize(key.reset_index(drop=True))
-        codes.append(places.astype(np.int64))
-        words.append(list(distinct))
-    group = codes[0]
-    for places, known in zip(codes[1:], words[1:], strict=True):
-        group = group * len(known) + places
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
-    ends = np.append(starts[1:], len(order))
-    distinct_amounts, place = np.unique(amounts, return_inverse=True)
-    decimals = [decimal_of(value) for value in distinct_amounts.tolist()]
-    place = place[order]
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        members = order[start:end]
-        name = tuple(known[places[members[0]]] for places, known in zip(codes, words, strict=True))
-        found = made(members, add(decimals[i] for i in place[start:end].tolist()))
-        into[name] = into[name] + found if name in into else found
-
-
-def _by_class(groups: Mapping[Key, Totals], names: Iterable[str], kind: type[Totals]) -> dict[str, Totals]:
-    found: dict[str, Totals] = {"total": _sum(groups.values(), kind)}
-    by_class: dict[str, list[Totals]] = defaultdict(list)
-    for key, totals in groups.items():
-        by_class[key[0]].append(totals)
-    found |= {name: _sum(by_class.get(name, ()), kind) for name in names}
-    return found
-
-
-def _regroup(groups: Mapping[Any, Totals], part: Callable[[Any], Any]) -> dict[Any, dict[str, Totals]]:
-    found: dict[Any, dict[str, Totals]] = defaultdict(dict)
-    for key, totals in groups.items():
-        of_part = found[part(key)]
-        for name in ("total", key[0]):
-            of_part[name] = of_part[name] + totals if name in of_part else totals
-    return found
-
-
-def _sum(totals: Iterable[Totals], kind: type[Totals]) -> Totals:
-    result = kind()
-    for part in totals:
-        result = result + part
-    return result
-
-
-def _same(side: str, read: object, booked: object) -> None:
-    if booked != read:
-        raise BooksFault(f"the {side} do not add up: read {read}, classified {booked}")
-
-
-def _none(kind: type[Totals]) -> dict[str, Totals]:
-    return {"total": kind()}
-
-
-def _text(values: pd.Series) -> pd.api.extensions.ExtensionArray:
+def _text(values: Sequence[str]) -> pd.api.extensions.ExtensionArray:
     """Text, with none for ''."""
-    text = pd.Series(values.astype("str").array)
-    named: pd.api.extensions.ExtensionArray = text.where(text != "", None).array
-    return named
-
-
-def _rename(groups: dict[Any, RowTotals], old: str, new: str) -> None:
-    for key in [key for key in groups if key[0] == old]:
-        Books._add_key(groups, (new, *key[1:]), groups.pop(key))
-
-
-def _plain(key: Key) -> tuple[str, str, str]:
-    kind, charge_id, day = key
-    return kind, charge_id, day.isoformat()
-
-
-def _row_line(found: RowTotals) -> tuple[int, str, int, int]:
-    return found.count, money(found.spend), found.prompt_tokens, found.completion_tokens
-
-
-def _row_totals(line: list[Any]) -> RowTotals:
-    count, spend, prompt_tokens, completion_tokens = line
-    return RowTotals(count, Decimal(spend), prompt_tokens, completion_tokens)
+    return pd.array([value or None for value in values], dtype="str")

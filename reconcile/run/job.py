@@ -1,4 +1,5 @@
-"""The job: both sides of a window are read and paired, what is missing is sent, Lago is read back, the books closed."""
+"""THE STORY of a run: plan → read → classify → judge → decide → deliver → read back → tally → cross-check →
+document."""
 
 from __future__ import annotations
 
@@ -6,28 +7,111 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import structlog
 
-from reconcile.domain.document import Document
-from reconcile.errors import Interrupted, ReconcileError
-from reconcile.ledger import Stream, new_run_id
-from reconcile.run import summary
-from reconcile.run.context import Context, Order, Progress, Silent, Timing
+from reconcile.classify import Classification
+from reconcile.domain.dates import instant
+from reconcile.errors import ClockFault, Interrupted, ReconcileError
+from reconcile.ledger import Ledger, Stream, new_run_id
+from reconcile.run.books import Books
+from reconcile.run.conclude import Seen, document
+from reconcile.run.courier import Courier
+from reconcile.run.cross_check import lago_usage, previous_run_of, remarks_on_plans, spend_logs_gaps
+from reconcile.run.decide import Pending, choose, decide, release, release_events, take
+from reconcile.run.held_rows import held_rows
+from reconcile.run.judge import judged
+from reconcile.run.keep import deleted_rows, keep, keep_held, new_books
+from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up, policy_of
+from reconcile.run.order import Order, Progress, Result, Silent, Timing
+from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
 from reconcile.run.preflight import connected, open_ledger
-from reconcile.run.work import Work
+from reconcile.run.read import Reader
+from reconcile.run.shared import Run, begin
 from reconcile.settings import Settings
 
 log = structlog.get_logger()
 
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    document: Document
-    exit_code: int
+def reconcile(run: Run, books: Books) -> Seen:
+    """What happens to a row, in order. A fault ends the sending; what was read before it is in the books."""
+    policy, reach = policy_of(run), run.doubt_reach
+    courier, plan, seen = Courier(run, may_send=run.order.sends), None, Seen()
+    classification, pending = Classification(run.rules), Pending()
+    try:
+        directory = directory_of(run)
+        held = held_rows(run.sides.ledger.held(run.sides.stream))
+        plan = make_plan(run, run.order, held, free_rows(run, directory, held))
+        seen = replace(seen, plan=plan)
+        books.held_before = plan.held_keys
+        books.take_over(plan.unchanged)
+        books.deleted = deleted_rows(run, plan, books)
+        run.progress.total(plan.parts)
+
+        for stretch in plan.stretches:
+            classification, pending = Classification(run.rules), Pending()
+            with Reader(run, plan, stretch, directory) as reader:
+                while True:
+                    # The next part of both sides; nothing more at the end.
+                    part = reader.read(pending.awaited_ms(reach))
+                    books.read(part.rows, part.counted_events)
+                    courier.note_listed(part)
+
+                    # Which event is whose, and whether Lago bills it.
+                    with run.timing.stage("classify"):
+                        settled = classification.settle(part.rows, part.events, part.horizon_ms)
+                    rows, events = judged(settled.rows, settled.events, directory.coverage)
+                    step = take(pending, rows, events, part.twins, policy)
+                    pending = step.pending
+                    books.add_rows(step.rows)
+                    books.add_events(step.events, stretch.counted)
+
+                    # What becomes of rows without an event, once every event that could be theirs has been read.
+                    frontier = classification.frontier_ms
+                    due = release(pending, frontier, reach)
+                    facts = look_up(run, directory, due.rows, pending.twins)
+                    decided = decide(facts.rows, facts.reasons, due.pending, reach)
+                    if decided.doubt is not None:
+                        courier.doubt(doubt_fault(decided.doubt))
+                        books.note_doubt(decided.doubt)
+                    explained, pending = release_events(decided.pending, frontier, reach)
+                    books.add_events(explained, stretch.counted)
+                    other = look_up(run, directory, step.pushable)
+                    chosen = choose(decided.rows, other.rows, other.reasons, may_send=courier.may_send)
+                    books.add_rows(chosen.kept)
+                    keep_held(run, chosen.kept)
+
+                    # Written down, sent, answered, read back.
+                    books.note_pushed(chosen)
+                    books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
+                    if courier.is_full or part.is_last:
+                        books.add_rows(courier.read_back())
+                    courier.go_on()
+                    if part.is_last:
+                        break
+            courier.end_stretch()
+
+        keep(run, plan, books)
+        courier.raise_doubt()
+        seen = replace(
+            seen,
+            gaps=spend_logs_gaps(run, plan, books),
+            findings=remarks_on_plans(run, books, directory),
+            previous=previous_run_of(run, plan),
+        )
+        if run.order.command == "report":
+            usage, findings = lago_usage(run, plan, books, directory)
+            seen = replace(seen, usage=usage, findings=(*seen.findings, *findings))
+        books.tally.check()
+    except ReconcileError as error:
+        seen = replace(seen, fault=error)
+        books.add_rows(courier.abandon())
+        books.abandon(pending, classification)
+    return replace(seen, verified=courier.verified, **run.figures())
 
 
 def run(
@@ -46,81 +130,75 @@ def run(
     stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
     run_id = new_run_id(timing.started_at, secrets.token_hex(2))
     structlog.contextvars.bind_contextvars(run_id=run_id)
-    if announce is not None:
-        announce(f"window {order.window} UTC")
     try:
-        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as held:
-            for warning in sides.warnings:
-                log.warning(warning)
-            lock = held.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
-            return _recorded(order, Work(Context(settings, sides, run_id, order.sends, timing, stop, progress, lock)))
+        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
+            lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            order = begun_where_the_last_run_ended(settings, sides, order)
+            if announce is not None:
+                announce(f"window {order.window} UTC")
+                if order.extended_from is not None:
+                    announce(f"begins where the last run ended, before {instant(order.extended_from)}")
+            return _recorded(begin(settings, order, sides, run_id, timing, stop, progress, lock))
     except ReconcileError as error:
         if error.exit_code not in (3, EXIT_INTERRUPTED):
             raise
         log.error(str(error), kind=error.kind)
-        document = summary.of_nothing(settings, order, run_id, timing, error)
-        _record_nothing(settings, order, document, error)
-        return Result(document, error.exit_code)
+        return _not_begun(settings, order, run_id, timing, error)
     finally:
         structlog.contextvars.unbind_contextvars("run_id")
 
 
-def _turned(error: ReconcileError) -> ReconcileError:
-    """An answer that was right at the preflight and is wrong now: a fault of the run, of the same kind."""
-    fault = ReconcileError(str(error))
-    fault.kind = error.kind
-    return fault
+def _recorded(run: Run) -> Result:
+    """Does the work, and writes it down in the ledger from begin to end."""
+    ledger, order, books = run.sides.ledger, run.order, new_books(run.settings, run.sides.metric)
+    _begin(ledger, run.sides.stream, order, run.run_id, run.timing, run.sides.litellm)
+    seen = reconcile(run, books)
+    fault = seen.fault
+    if fault is not None:
+        log.error(str(fault), kind=fault.kind)
+    found = document(run.settings, order, run.run_id, run.timing, books, seen)
+    exit_code = EXIT_CODES[found.status]
+    if isinstance(fault, (Interrupted, ClockFault)):
+        exit_code = fault.exit_code
+    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
+        ledger.finish_run(
+            run.run_id,
+            status=found.status,
+            exit_code=exit_code,
+            document=found.as_json(),
+            finished_at=found.method.finished_at,
+        )
+    if isinstance(fault, ClockFault):
+        raise fault
+    return Result(found, exit_code)
 
 
-def _record_nothing(settings: Settings, order: Order, document: Document, fault: ReconcileError) -> None:
-    """Writes down a run that a fault stopped before it began, where the ledger is within reach."""
+def _not_begun(settings: Settings, order: Order, run_id: str, timing: Timing, fault: ReconcileError) -> Result:
+    """The document of a run that a fault stopped before it began; recorded where the ledger is within reach."""
+    found = document(settings, order, run_id, timing, new_books(settings), Seen(fault=fault))
     stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
     with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
-        ledger.begin_run(
-            document.run_id,
-            stream,
-            command=order.command,
-            dry_run=order.dry_run,
-            window=(order.window.start, order.window.end),
-            started_at=document.method.started_at,
-        )
+        _begin(ledger, stream, order, run_id, timing, "")
         ledger.finish_run(
-            document.run_id,
-            status=document.status,
+            run_id,
+            status=found.status,
             exit_code=fault.exit_code,
-            document=document.as_json(),
-            finished_at=document.method.finished_at,
+            document=found.as_json(),
+            finished_at=found.method.finished_at,
         )
+    return Result(found, fault.exit_code)
 
 
-def _recorded(order: Order, work: Work) -> Result:
-    """Does the work, and writes it down in the ledger from begin to end."""
-    context, ledger = work.context, work.context.sides.ledger
+def _begin(ledger: Ledger, stream: Stream, order: Order, run_id: str, timing: Timing, litellm: str) -> None:
     ledger.begin_run(
-        context.run_id,
-        context.sides.stream,
+        run_id,
+        stream,
         command=order.command,
         dry_run=order.dry_run,
         window=(order.window.start, order.window.end),
-        started_at=context.timing.started_at,
+        started_at=timing.started_at,
+        litellm=litellm,
     )
-    fault: ReconcileError | None = None
-    try:
-        work.do(order)
-    except ReconcileError as error:
-        fault = error if error.exit_code in (3, EXIT_INTERRUPTED) else _turned(error)
-        log.error(str(error), kind=error.kind)
-    document = summary.document(order, work, fault)
-    exit_code = EXIT_INTERRUPTED if isinstance(fault, Interrupted) else summary.EXIT_CODES[document.status]
-    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
-        ledger.finish_run(
-            context.run_id,
-            status=document.status,
-            exit_code=exit_code,
-            document=document.as_json(),
-            finished_at=document.method.finished_at,
-        )
-    return Result(document, exit_code)
 
 
-__all__ = ["Order", "Progress", "Result", "Silent", "run"]
+__all__ = ["EXIT_INTERRUPTED", "Order", "Progress", "Result", "Silent", "reconcile", "run"]

@@ -1,27 +1,25 @@
-"""What must be right before anything is sent, for the job and for `reconcile check`."""
+"""What must be right before anything is sent: both sides and the ledger, connected and found in order."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
 
-from reconcile.errors import PreflightError, ReconcileError
+from reconcile.errors import PreflightError
 from reconcile.lago import Lago, Metric, Organization
+from reconcile.lago.pricing import refusal
 from reconcile.ledger import Ledger, Stream
 from reconcile.litellm.spend_logs import SpendLogs
+from reconcile.run.clocks import APART, too_far_apart
 from reconcile.settings import Settings
-
-# Aggregations that read a property of the event (Lago 1.51); count_agg counts events, custom_agg has its own code.
-_READS_A_PROPERTY = ("sum_agg", "max_agg", "unique_count_agg", "weighted_sum_agg", "latest_agg")
-_NUMERIC = ("sum_agg", "max_agg", "weighted_sum_agg", "latest_agg")
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides and the ledger, connected and found in order."""
+    """Both sides and the ledger. `litellm` names the database that the rows come from, without a password."""
 
     spend_logs: SpendLogs
     lago: Lago
@@ -30,19 +28,7 @@ class Sides:
     metric: Metric
     stream: Stream
     clickhouse: bool
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of `reconcile check`."""
-
-    name: str
-    ok: bool
-    text: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.ok, "text": self.text}
+    litellm: str
 
 
 def open_lago(settings: Settings, stop: threading.Event) -> Lago:
@@ -75,6 +61,7 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
     with ExitStack() as stack:
         spend_logs = stack.enter_context(open_spend_logs(settings))
         spend_logs.preflight()
+        check_postgres_clock(spend_logs)
         ledger = stack.enter_context(open_ledger(settings))
         ledger.migrate()
         if locks:
@@ -83,8 +70,8 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             stack.enter_context(ledger.lock(own, key=settings.lago_api_key.get_secret_value()))
         lago = stack.enter_context(open_lago(settings, stop))
         organization = lago.preflight.organization()
-        metric = find_metric(lago, settings.event_code)
-        warnings = tuple(metric_problems(lago, metric, settings))
+        check_lago_clock(lago)
+        metric = find_metric(lago, settings)
         yield Sides(
             spend_logs=spend_logs,
             lago=lago,
@@ -98,8 +85,35 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
                 charge_by=settings.charge_by,
             ),
             clickhouse=events_store(settings, organization) == "clickhouse",
-            warnings=warnings,
+            litellm=f"{settings.database.display}/{settings.database.schema}",
         )
+
+
+def check_postgres_clock(spend_logs: SpendLogs) -> datetime:
+    """What Postgres' clock says. Raises `PreflightError` where it is more than a minute off this host's."""
+    told, here = spend_logs.clock(), datetime.now(UTC)
+    if too_far_apart(told, here):
+        raise PreflightError(
+            f"this host's clock says {here:%Y-%m-%d %H:%M:%S} UTC, and Postgres' {told:%Y-%m-%d %H:%M:%S}: one of them "
+            "is wrong, and windows and events would be, too; set the clocks right (NTP)"
+        )
+    return told
+
+
+def check_lago_clock(lago: Lago) -> float | None:
+    """By how many seconds Lago's clock is ahead, where a proxy in front of it says (Lago sends no `Date` of its own).
+
+    Raises `PreflightError` where it is surely more than a minute off this host's.
+    """
+    offset = lago.clock_offset
+    if offset is None:
+        return None
+    if abs(offset.seconds) - offset.within > APART.total_seconds():
+        raise PreflightError(
+            f"this host's clock and Lago's are {abs(offset.seconds):.0f} s apart (header Date): live events "
+            "would not be found beside their rows; set the clocks right (NTP)"
+        )
+    return offset.seconds
 
 
 def events_store(settings: Settings, organization: Organization) -> str:
@@ -109,106 +123,20 @@ def events_store(settings: Settings, organization: Organization) -> str:
     return organization.events_store or "postgres"
 
 
-def find_metric(lago: Lago, code: str) -> Metric:
-    """Raises `PreflightError` where Lago has no metric of this code: it would store the events and bill nobody."""
+def find_metric(lago: Lago, settings: Settings) -> Metric:
+    """The billable metric of the event code.
+
+    Raises `PreflightError` where Lago has none, or one that would count none of our events: Lago would store them and
+    bill nobody.
+    """
+    code = settings.event_code
     metric = lago.preflight.metric(code)
     if metric is None:
         raise PreflightError(
             f"LAGO_API_EVENT_CODE: Lago has no billable metric with the code {code!r}; create it in Lago "
             "(a sum over response_cost, say) or name the code of one that it has"
         )
+    refused = refusal(metric, settings.properties)
+    if refused is not None:
+        raise PreflightError(refused)
     return metric
-
-
-def metric_problems(lago: Lago, metric: Metric, settings: Settings) -> list[str]:
-    """What Lago would not count in the events that we send. Raises `PreflightError` where it would count none."""
-    sent = set(settings.properties.values())
-    numbers = {name for inside, name in settings.properties.items() if inside not in ("model", "request_id")}
-    if metric.expression:
-        return [f"metric {metric.code}: Lago computes its value by the expression {metric.expression!r}"]
-    if metric.aggregation_type in _READS_A_PROPERTY and metric.field_name not in sent:
-        raise PreflightError(
-            f"LAGO_API_EVENT_CODE: the metric {metric.code!r} aggregates the property {metric.field_name!r}, which the "
-            f"events do not carry; they carry {', '.join(sorted(sent))}: change the metric's field, or send it under "
-            "that name by RECONCILE_PROPERTIES"
-        )
-    if metric.aggregation_type in _NUMERIC and metric.field_name not in numbers:
-        raise PreflightError(
-            f"LAGO_API_EVENT_CODE: the metric {metric.code!r} adds up the property {metric.field_name!r}, which is no "
-            f"number; numbers are {', '.join(sorted(numbers))}"
-        )
-    problems = []
-    for one in metric.filters:
-        if one.key not in sent:
-            problems.append(
-                f"metric {metric.code}: the filter on {one.key!r} never matches, since the events do not carry it"
-            )
-    charges = lago.preflight.charges(metric.code)
-    for charge in charges:
-        for key in charge.group_keys:
-            if key not in sent:
-                problems.append(f"plan {charge.plan_code}: usage is grouped by {key!r}, which the events do not carry")
-        if charge.charge_model == "dynamic" and settings.precise_amount is None:
-            problems.append(
-                f"plan {charge.plan_code}: a dynamic charge bills precise_total_amount_cents; set "
-                "RECONCILE_PRECISE_AMOUNT, for example RECONCILE_PRECISE_AMOUNT=1"
-            )
-    return problems
-
-
-def checks(settings: Settings) -> list[Check]:
-    """Every check of the preflight, each with its result and, where it failed, the way out. Sends nothing."""
-    results: list[Check] = []
-
-    def check(name: str, work: Callable[[], str]) -> bool:
-        try:
-            results.append(Check(name, True, work()))
-        except ReconcileError as error:
-            results.append(Check(name, False, str(error)))
-        return results[-1].ok
-
-    def spend_log() -> str:
-        with open_spend_logs(settings) as spend_logs:
-            tables = spend_logs.preflight().row_tables
-        return f"{settings.database.display}: {', '.join(tables)} can be read, charged by {settings.charge_column}"
-
-    def state() -> str:
-        with open_ledger(settings) as ledger:
-            if ledger.is_current():
-                return f"{settings.state.display}: schema reconcile is up to date"
-            return (
-                f"{settings.state.display}: schema reconcile is not there yet, or older; `reconcile migrate` or the "
-                "next run sees to it"
-            )
-
-    if check("LiteLLM's spend log", spend_log) or settings.state_url is not None:
-        check("the job's own state", state)
-    with open_lago(settings, threading.Event()) as lago:
-
-        def organization() -> str:
-            found = lago.preflight.organization()
-            name = found.name or "the key's organization"
-            return f"{settings.lago_api_base}: {name}, events in {events_store(settings, found)}"
-
-        def metric() -> str:
-            found = find_metric(lago, settings.event_code)
-            problems = metric_problems(lago, found, settings)
-            field = f" of {found.field_name}" if found.field_name else ""
-            return "; ".join([f"{found.code}: {found.aggregation_type or 'unknown aggregation'}{field}", *problems])
-
-        def subscriptions() -> str:
-            found = lago.preflight.subscriptions()
-            if found.empty:
-                raise PreflightError(
-                    "Lago has no subscription: every row would be held; create subscriptions whose external ID is the "
-                    "charge ID"
-                )
-            return f"{len(found)} in Lago, {int(found['status'].eq('active').sum())} of them active"
-
-        # One wrong answer is one line: what comes after it would only say it again.
-        _ = (
-            check("Lago", organization)
-            and check("the billable metric", metric)
-            and check("subscriptions", subscriptions)
-        )
-    return results

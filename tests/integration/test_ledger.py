@@ -186,7 +186,7 @@ def test_a_lost_lock_is_noticed(ledger: Ledger, empty_database_url: str) -> None
 # --- deliveries
 
 
-def rows(*request_ids: str, charge_id: str = "team-a") -> pd.DataFrame:
+def rows(*request_ids: str, charge_id: str = "team-a", batch: int = 1) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "request_id": list(request_ids),
@@ -196,17 +196,34 @@ def rows(*request_ids: str, charge_id: str = "team-a") -> pd.DataFrame:
             "transaction_id": [f"llm_{charge_id}_{name}" for name in request_ids],
             "usage_ms": [2_000 + place for place in range(len(request_ids))],
             "spend": 0.5,
+            "batch": batch,
         }
     )
 
 
-def claim(ledger: Ledger, found: pd.DataFrame, *, settled_before: datetime = LONG_AGO, ours: bool = False) -> set[str]:
-    granted = ledger.claim(STREAM, "run-1", found, settled_before=settled_before, ours=ours)
-    return {request_id for request_id, _ in granted}
+def claim(
+    ledger: Ledger,
+    found: pd.DataFrame,
+    *,
+    stream: Stream = STREAM,
+    settled_before: datetime = LONG_AGO,
+    ours: bool = False,
+) -> set[str]:
+    granted = ledger.claim(stream, "run-1", found, settled_before=settled_before, ours=ours)
+    assert len(granted) == len(found)
+    return set(found["request_id"][granted])
 
 
 def accepted(transaction_id: str, what: str = "accepted") -> dict[str, Any]:
-    return {"transaction_id": transaction_id, "batch": 1, "what": what, "http_status": 200, "reason": None}
+    """A line about one event, or about batch 1 as a whole where the ID is ''."""
+    return {
+        "transaction_id": transaction_id,
+        "batch": 1,
+        "what": what,
+        "http_status": 200,
+        "reason": None,
+        "events": 1,
+    }
 
 
 def test_a_request_belongs_to_one_charge_id_per_event_code(ledger: Ledger) -> None:
@@ -215,19 +232,29 @@ def test_a_request_belongs_to_one_charge_id_per_event_code(ledger: Ledger) -> No
     # The same row again is the same event: sending it twice bills it once.
     assert claim(ledger, rows("r-1")) == {"r-1"}
     other_code = Stream(STREAM.lago, STREAM.organization, "other_usage", STREAM.charge_by)
-    found = rows("r-1", charge_id="user-1")
-    assert ledger.claim(other_code, "run-1", found, settled_before=LONG_AGO) == {("r-1", 1_000)}
-    other_charge_by = rows("r-1", charge_id="user-1")
-    assert ledger.claim(OTHER_CHARGE_BY, "run-1", other_charge_by, settled_before=LONG_AGO) == set()
+    assert claim(ledger, rows("r-1", charge_id="user-1"), stream=other_code) == {"r-1"}
+    assert claim(ledger, rows("r-1", charge_id="user-1"), stream=OTHER_CHARGE_BY) == set()
 
 
-def test_a_claim_is_given_up_where_nothing_came_of_it(ledger: Ledger) -> None:
-    claim(ledger, rows("unanswered", "taken"))
-    ledger.answered("run-1", [accepted("llm_team-a_taken")])
+@pytest.mark.parametrize("line", [accepted("llm_team-a_taken"), accepted("")], ids=["by event", "by batch"])
+def test_a_claim_is_given_up_where_nothing_came_of_it(ledger: Ledger, line: dict[str, Any]) -> None:
+    claim(ledger, rows("unanswered", batch=2))
+    claim(ledger, rows("taken"))
+    ledger.answered("run-1", [line])
     others = rows("unanswered", "taken", charge_id="user-1")
     assert claim(ledger, others, settled_before=datetime.now(UTC) - timedelta(minutes=2)) == set()
     assert claim(ledger, others, settled_before=datetime.now(UTC) + timedelta(minutes=2)) == {"unanswered"}
     assert claim(ledger, others, ours=True) == {"unanswered", "taken"}
+
+
+def test_a_row_that_goes_out_again_keeps_what_is_known_of_it(ledger: Ledger) -> None:
+    """Its batch was accepted as a whole; sent once more in another batch, it still belongs to its charge ID."""
+    claim(ledger, rows("r-1"))
+    ledger.answered("run-1", [accepted("")])
+    claim(ledger, rows("r-1", batch=2))
+    assert ledger.delivered(STREAM, 0, 10_000)["taken"].tolist() == [True]
+    later = datetime.now(UTC) + timedelta(minutes=2)
+    assert claim(ledger, rows("r-1", charge_id="user-1"), settled_before=later) == set()
 
 
 def test_what_was_handed_over_is_found_again_by_its_usage_time(ledger: Ledger) -> None:
@@ -245,17 +272,48 @@ def test_what_was_handed_over_is_found_again_by_its_usage_time(ledger: Ledger) -
 
 
 def test_the_journal_tells_what_became_of_each_event(ledger: Ledger, empty_database_url: str) -> None:
-    ledger.sending("run-1", 7, ["t-1", "t-2"])
-    refused = {"transaction_id": "t-2", "batch": 7, "what": "refused", "http_status": 422, "reason": "no code"}
-    ledger.answered("run-1", [{**accepted("t-1"), "batch": 7}, refused])
+    """In one line where a whole batch was accepted, in one per event where it was not; rows name their batch."""
+    claim(ledger, rows("r-1", "r-2", batch=7))
+    ledger.sending("run-1", {7: 2, 8: 100})
+    refused = {**accepted("llm_team-a_r-2", "refused"), "batch": 7, "http_status": 422, "reason": "no code"}
+    ledger.answered("run-1", [{**accepted("llm_team-a_r-1"), "batch": 7}, refused])
+    ledger.answered("run-1", [{**accepted(""), "batch": 8, "events": 100}])
     ledger.answered("run-1", [])
-    statement = "SELECT run_id, batch, transaction_id, what, http_status, reason FROM reconcile.journal ORDER BY entry"
+    ledger.verified("run-1", ["llm_team-a_r-1"])
+    statement = (
+        "SELECT run_id, batch, transaction_id, what, http_status, reason, events FROM reconcile.journal ORDER BY entry"
+    )
     assert query(empty_database_url, statement) == [
-        ("run-1", 7, "t-1", "sent", None, None),
-        ("run-1", 7, "t-2", "sent", None, None),
-        ("run-1", 7, "t-1", "accepted", 200, None),
-        ("run-1", 7, "t-2", "refused", 422, "no code"),
+        ("run-1", 7, "", "sent", None, None, 2),
+        ("run-1", 8, "", "sent", None, None, 100),
+        ("run-1", 7, "llm_team-a_r-1", "accepted", 200, None, 1),
+        ("run-1", 7, "llm_team-a_r-2", "refused", 422, "no code", 1),
+        ("run-1", 8, "", "accepted", 200, None, 100),
+        ("run-1", 7, "", "read_back", None, None, 1),
     ]
+    assert query(empty_database_url, "SELECT request_id, run_id, batch FROM reconcile.deliveries ORDER BY 1") == [
+        ("r-1", "run-1", 7),
+        ("r-2", "run-1", 7),
+    ]
+
+
+# --- what Lago said once
+
+
+def test_what_lago_said_is_kept_by_organization_and_event_code(ledger: Ledger) -> None:
+    ledger.keep_catalogue(STREAM, [("plan", "v1", 5, {"code": "basic"}), ("other", "", 6, {})])
+    ledger.keep_catalogue(STREAM, [("plan", "v2", 7, {"code": "pro"})])
+    assert ledger.recall_catalogue(STREAM, ["plan", "none"]) == {"plan": ("v2", 7, {"code": "pro"})}
+    other_code = Stream(STREAM.lago, STREAM.organization, "other_usage", STREAM.charge_by)
+    assert ledger.recall_catalogue(other_code, ["plan"]) == {}
+
+
+def test_how_wide_lago_can_list(ledger: Ledger) -> None:
+    assert ledger.widest(STREAM) is None
+    ledger.keep_widest(STREAM, timedelta(minutes=15), 5)
+    assert ledger.widest(STREAM) == timedelta(minutes=15)
+    ledger.keep_widest(STREAM, None, 6)
+    assert ledger.widest(STREAM) is None
 
 
 # --- runs
@@ -285,6 +343,49 @@ def test_runs_newest_first(ledger: Ledger) -> None:
     assert previous["run_id"] == names[1]
     assert ledger.previous(STREAM, window, names[1]) is None
     assert ledger.previous(OTHER_CHARGE_BY, window, names[2]) is None
+
+
+def finished(ledger: Ledger, run_id: str, stream: Stream, start: datetime, hours: int, **changes: Any) -> None:
+    """A run that ended without a fault."""
+    kept = {"command": "run", "dry_run": False, "litellm": "here", **changes}
+    ledger.begin_run(run_id, stream, window=(start, start + timedelta(hours=hours)), started_at=start, **kept)
+    ledger.finish_run(run_id, status="agreed", exit_code=0, document={}, finished_at=start)
+
+
+def test_which_windows_were_asked_for(ledger: Ledger) -> None:
+    """A dry run, a report and a run that did not finish bill nothing."""
+    start = datetime(2025, 11, 21, tzinfo=UTC)
+    finished(ledger, "one", STREAM, start, 3)
+    finished(ledger, "two", STREAM, start + timedelta(hours=10), 1, command="backfill")
+    finished(ledger, "dry", STREAM, start + timedelta(hours=20), 1, dry_run=True)
+    finished(ledger, "report", STREAM, start + timedelta(hours=20), 1, command="report")
+    ledger.begin_run(
+        "unfinished",
+        STREAM,
+        command="run",
+        dry_run=False,
+        window=(start, start + 9 * timedelta(days=1)),
+        started_at=start,
+    )
+    assert [(one.start, one.length // timedelta(hours=1)) for one in ledger.asked_windows(STREAM)] == [
+        (start, 3),
+        (start + timedelta(hours=10), 1),
+    ]
+    assert ledger.last_run_to(STREAM) == start + timedelta(hours=3)
+    assert ledger.asked_windows(OTHER_CHARGE_BY) == []
+    assert ledger.last_run_to(OTHER_CHARGE_BY) is None
+
+
+def test_which_streams_have_billed_the_same_usage(ledger: Ledger) -> None:
+    start = datetime(2025, 11, 21, tzinfo=UTC)
+    assert ledger.streams_beside(STREAM, "here") == []
+    finished(ledger, "one", OTHER_CHARGE_BY, start, 1)
+    assert ledger.streams_beside(STREAM, "here") == [(STREAM.event_code, "user_id")]
+    assert ledger.streams_beside(STREAM, "elsewhere") == []
+    finished(ledger, "older", Stream(STREAM.lago, STREAM.organization, "old", "team_id"), start, 1, litellm="")
+    assert ("old", "team_id") in ledger.streams_beside(STREAM, "elsewhere")
+    finished(ledger, "two", STREAM, start, 1)
+    assert ledger.streams_beside(STREAM, "here") == []
 
 
 # --- a transaction-pooling PgBouncer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,9 +13,12 @@ import pandas as pd
 import psycopg
 import pytest
 
+from reconcile.domain import frames
 from reconcile.domain.window import Window, slices
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
-from reconcile.litellm.spend_logs import RowFeed, SpendLogs
+from reconcile.litellm.feed import RowFeed
+from reconcile.litellm.spend_logs import SpendLogs, Unplaced
+from reconcile.litellm.tables import DETAILS
 from reconcile.sandbox.litellm_schema import insert_rows, migrate, partition
 from reconcile.settings.database import database
 
@@ -42,7 +46,9 @@ def execute(url: str, *statements: str) -> None:
 def read(url: str, charge_column: str = "team_id") -> pd.DataFrame:
     with opened(url, charge_column) as spend_logs:
         spend_logs.preflight()
-        found = RowFeed(spend_logs, WINDOW, timedelta(hours=24)).up_to(WINDOW.end)
+        with RowFeed(spend_logs, WINDOW, timedelta(hours=24)) as feed:
+            found = feed.up_to(WINDOW.end)
+    frames.check(found, frames.ROWS)
     return found.sort_values("request_id", ignore_index=True)
 
 
@@ -62,8 +68,10 @@ def test_the_columns_of_a_row(database_url: str) -> None:
         "subscription_id": "team-a",
         "status": "success",
         "cache_hit": "True",
+        "call_type": "acompletion",
         "earlier_id": "",
         "earlier_sure": False,
+        "scope": "window",
         "start_ms": noon_ms - 2_000 + 344,
         "usage_ms": noon_ms + 344,
         "spend": 5.1e-06,
@@ -168,6 +176,41 @@ def test_a_missing_grant_is_named(database_url: str, guest: str) -> None:
     execute(database_url, "DROP OWNED BY guest")
 
 
+@pytest.mark.parametrize("table", ["LiteLLM_SpendLogs", "LiteLLM_SpendLogs_legacy"])
+def test_a_policy_that_hides_rows_is_named(database_url: str, guest: str, table: str) -> None:
+    insert_rows(database_url, [row("r-1", NOON), row("r-2", NOON, team_id="team-b")])
+    execute(
+        database_url,
+        'CREATE TABLE "LiteLLM_SpendLogs_legacy" (LIKE "LiteLLM_SpendLogs" INCLUDING ALL)',
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest",
+    )
+    assert len(read(guest)) == 2
+    execute(
+        database_url,
+        f'ALTER TABLE "{table}" ENABLE ROW LEVEL SECURITY',
+        f"""CREATE POLICY one_team ON "{table}" FOR SELECT TO guest USING (team_id = 'team-a')""",
+    )
+    with pytest.raises(PreflightError, match=f'row-level security hides rows of table "{table}".*BYPASSRLS') as raised:
+        read(guest)
+    assert raised.value.exit_code == 2
+    assert "guest-secret" not in str(raised.value)
+    execute(database_url, "ALTER ROLE guest BYPASSRLS")
+    assert len(read(guest)) == 2
+    execute(database_url, "DROP OWNED BY guest")
+
+
+def test_a_policy_on_the_daily_totals_leaves_them_out(database_url: str, guest: str) -> None:
+    execute(
+        database_url,
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest",
+        'ALTER TABLE "LiteLLM_DailyTeamSpend" ENABLE ROW LEVEL SECURITY',
+    )
+    with opened(guest) as spend_logs:
+        assert spend_logs.daily_totals("2025-11-20", "2025-11-20") is None
+        assert spend_logs.rows(WINDOW, WINDOW).empty
+    execute(database_url, "DROP OWNED BY guest")
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "exit_code", "says"),
     [
@@ -203,7 +246,7 @@ def test_nothing_can_be_written(database_url: str, statement: str) -> None:
     insert_rows(database_url, [row("r-1", NOON)])
     with opened(database_url) as spend_logs:
         with pytest.raises(ReconcileError, match="read-only transaction"):
-            spend_logs._query(statement)
+            spend_logs._connection.query(statement)
         assert spend_logs.rows(WINDOW, WINDOW)["request_id"].tolist() == ["r-1"]
 
 
@@ -214,7 +257,7 @@ def test_through_a_pooler(database_url: str, pgbouncer: Callable[[str], str]) ->
             assert spend_logs.preflight().row_tables == ("LiteLLM_SpendLogs",)
             assert len(spend_logs.rows(WINDOW, WINDOW)) == 20
             with pytest.raises(ReconcileError, match="read-only transaction"):
-                spend_logs._query('DELETE FROM "LiteLLM_SpendLogs"')
+                spend_logs._connection.query('DELETE FROM "LiteLLM_SpendLogs"')
     assert len(read(database_url)) == 20
 
 
@@ -238,21 +281,57 @@ LONG = [
 OUTSIDE = {"into-the-next-day", "before-the-first", "after-the-last"}
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["when they are wanted", "ahead"])
 @pytest.mark.parametrize("minutes", [7, 60, 1440, 10_080])
-def test_each_row_is_in_the_slice_of_its_usage_time_once(database_url: str, minutes: int) -> None:
+def test_each_row_is_in_the_slice_of_its_usage_time_once(database_url: str, minutes: int, ahead: bool) -> None:
     insert_rows(database_url, LONG)
     expected = {str(one["request_id"]): one["endTime"] for one in LONG if one["request_id"] not in OUTSIDE}
     found: dict[str, Window] = {}
-    with opened(database_url) as spend_logs:
-        feed = RowFeed(spend_logs, WINDOW, timedelta(hours=24))
-        for part in slices(WINDOW, timedelta(minutes=minutes)):
-            given = feed.up_to(part.end)["request_id"].tolist()
+    parts = [*slices(WINDOW, timedelta(minutes=minutes))]
+    with opened(database_url) as spend_logs, RowFeed(spend_logs, WINDOW, timedelta(hours=24)) as feed:
+        for part, following in zip(parts, [*parts[1:], parts[-1]], strict=True):
+            rows = feed.up_to(part.end)
+            if ahead:
+                feed.read_ahead(following.end)
+                assert spend_logs.clock()  # its connection is free meanwhile
+            frames.check(rows, frames.ROWS)
+            given = rows["request_id"].tolist()
             assert not found.keys() & set(given)
             assert len(given) == len(set(given))
             found |= dict.fromkeys(given, part)
     assert found.keys() == expected.keys()
     for name, part in found.items():
         assert part.start <= expected[name] < part.end, name
+
+
+def test_what_is_read_ahead_is_not_read_again(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert_rows(database_url, LONG)
+    read: list[Window] = []
+    reading = SpendLogs.read
+
+    def noted(self: SpendLogs, starts: Window, usage: Window) -> Any:
+        read.append(starts)
+        return reading(self, starts, usage)
+
+    monkeypatch.setattr(SpendLogs, "read", noted)
+    with opened(database_url) as spend_logs, RowFeed(spend_logs, WINDOW, timedelta(hours=24)) as feed:
+        for hours in range(1, 25):
+            feed.read_ahead(DAY + timedelta(hours=hours))
+            feed.read_ahead(DAY + timedelta(hours=hours))
+            feed.up_to(DAY + timedelta(hours=hours))
+    assert (read[0].start, read[-1].end) == (DAY - timedelta(hours=24), WINDOW.end + timedelta(minutes=5))
+    assert all(one.end == other.start for one, other in pairwise(read))
+
+
+def test_an_error_of_reading_ahead_comes_when_the_rows_are_wanted(database_url: str) -> None:
+    insert_rows(database_url, LONG)
+    with opened(database_url) as spend_logs:
+        spend_logs.preflight()
+        with RowFeed(spend_logs, WINDOW, timedelta(hours=24)) as feed:
+            execute(database_url, 'ALTER TABLE "LiteLLM_SpendLogs" RENAME TO elsewhere')
+            feed.read_ahead(WINDOW.end)
+            with pytest.raises(PreflightError, match="does not exist"):
+                feed.up_to(WINDOW.end)
 
 
 def test_both_windows_of_a_reading_are_half_open(database_url: str) -> None:
@@ -301,7 +380,7 @@ def daily(url: str, **values: Any) -> None:
 
 def test_the_daily_totals(database_url: str) -> None:
     common = {"updated_at": NOON, "date": "2025-11-20", "api_key": "k", "prompt_tokens": 20, "completion_tokens": 10}
-    common |= {"spend": 0.25, "api_requests": 3}
+    common |= {"spend": 0.25, "api_requests": 4, "successful_requests": 3, "failed_requests": 1}
     daily(database_url, id="1", team_id="team-a", model="a", **common)
     daily(database_url, id="2", team_id="team-a", model="b", **common)
     daily(database_url, id="3", team_id=None, model="a", **common)
@@ -311,13 +390,220 @@ def test_the_daily_totals(database_url: str) -> None:
     assert found is not None
     table, frame = found
     assert table == "LiteLLM_DailyTeamSpend"
-    assert sorted(frame.to_dict("split")["data"]) == [
-        ["2025-11-20", "", 3, 30, 0.25],
-        ["2025-11-20", "team-a", 6, 60, 0.5],
+    assert sorted(frame[["day", "charge_id", "tokens", "spend", "successful"]].to_dict("split")["data"]) == [
+        ["2025-11-20", "", 30, 0.25, 3],
+        ["2025-11-20", "team-a", 60, 0.5, 6],
     ]
+
+
+def test_daily_totals_from_before_successes_were_counted(database_url: str) -> None:
+    execute(database_url, 'ALTER TABLE "LiteLLM_DailyTeamSpend" DROP COLUMN successful_requests')
+    common = {"updated_at": NOON, "date": "2025-11-20", "api_key": "k", "prompt_tokens": 20, "completion_tokens": 10}
+    daily(database_url, id="1", team_id="team-a", model="a", spend=0.25, api_requests=3, **common)
+    with opened(database_url) as spend_logs:
+        found = spend_logs.daily_totals("2025-11-20", "2025-11-20")
+    assert found is not None
+    assert found[1][["tokens", "successful"]].to_numpy().tolist() == [[30, 0]]
 
 
 def test_no_daily_totals_before_litellm_kept_them(empty_database_url: str) -> None:
     migrate(empty_database_url, OLDEST)
     with opened(empty_database_url, "end_user") as spend_logs:
         assert spend_logs.daily_totals("2025-11-20", "2025-11-20") is None
+
+
+# --- values that nobody expects
+
+LONG_TEXT = "m" * 1_000_000
+
+
+def test_values_that_nobody_expects_are_read_as_they_are(database_url: str) -> None:
+    insert_rows(
+        database_url,
+        [
+            row("", NOON, spend=float("nan")),
+            row("None", NOON, spend=float("inf"), model=LONG_TEXT, team_id='{"a": "b\\"}'),
+            row("r-1", NOON, spend=float("-inf"), call_type="", status="\U0001f600"),
+            row("r-2", NOON, spend=-1.5, total_tokens=2**31 - 1, prompt_tokens=-1),
+        ],
+    )
+    found = read(database_url).to_dict("records")
+    assert [one["request_id"] for one in found] == ["", "None", "r-1", "r-2"]
+    assert [repr(one["spend"]) for one in found] == ["nan", "inf", "-inf", "-1.5"]
+    assert (found[1]["model"], found[1]["charge_id"]) == (LONG_TEXT, '{"a": "b\\"}')
+    assert (found[2]["status"], found[2]["call_type"]) == ("\U0001f600", "")
+    assert (found[3]["total_tokens"], found[3]["prompt_tokens"]) == (2**31 - 1, -1)
+    with opened(database_url) as spend_logs:
+        details = spend_logs.details(read(database_url))
+    frames.check(details, DETAILS)
+    assert sorted(details["request_id"]) == ["", "None", "r-1", "r-2"]
+
+
+@pytest.mark.parametrize(
+    ("column", "moment"),
+    [
+        ("startTime", "infinity"),
+        ("startTime", "-infinity"),
+        ("startTime", "294276-12-31"),
+        ("startTime", "9999-12-31"),
+        ("startTime", "0001-01-01"),
+        ("startTime", "4713-01-01 BC"),
+        ("endTime", "infinity"),
+        ("endTime", "-infinity"),
+        ("endTime", "294276-12-31"),
+        ("endTime", "9999-12-31"),
+        ("endTime", "0001-01-01"),
+    ],
+)
+def test_a_row_that_no_window_holds_is_counted(database_url: str, column: str, moment: str) -> None:
+    insert_rows(database_url, [row("r-1", NOON), row("odd", NOON, spend=2.5), row("odd-too", NOON, spend=float("nan"))])
+    execute(
+        database_url,
+        f"""UPDATE "LiteLLM_SpendLogs" SET "{column}" = '{moment}' WHERE request_id LIKE 'odd%'""",
+    )
+    assert read(database_url)["request_id"].tolist() == ["r-1"]
+    with opened(database_url) as spend_logs:
+        assert spend_logs.unplaced(WINDOW) == Unplaced(2, 2.5)
+        assert spend_logs.hours(Window(DAY, WINDOW.end))["2025-11-20 11:00"] == (3 if column == "endTime" else 1)
+
+
+def test_no_row_of_an_ordinary_day_is_unplaced(database_url: str) -> None:
+    insert_rows(database_url, LONG)
+    with opened(database_url) as spend_logs:
+        assert spend_logs.unplaced(WINDOW) == Unplaced(0, 0.0)
+
+
+# --- looks at a few rows
+
+
+def call(request_id: str, ended: datetime, session_id: str | None, **changes: Any) -> dict[str, Any]:
+    ids = {"litellm_call_id": "c-1", "metadata": {"litellm_call_id": "m-1"}}
+    return row(request_id, ended, **{"seconds": 1.0, "session_id": session_id, **ids, **changes})
+
+
+CALL = call("inner", NOON, "s-1")
+
+
+def insert_without(url: str, rows: list[dict[str, Any]], *columns: str) -> None:
+    """Inserts the rows into a table of a LiteLLM from before these columns."""
+    for column in columns:
+        execute(url, f'ALTER TABLE "LiteLLM_SpendLogs" DROP COLUMN "{column}"')
+    insert_rows(url, [{name: value for name, value in one.items() if name not in columns} for one in rows])
+
+
+@pytest.mark.parametrize(
+    ("lacks", "session_id", "call_id"),
+    [
+        ((), "s-1", "c-1"),
+        (("litellm_call_id",), "s-1", "m-1"),
+        (("litellm_call_id", "metadata"), "s-1", ""),
+        (("session_id",), "", "c-1"),
+    ],
+)
+def test_the_details_of_a_row(database_url: str, lacks: tuple[str, ...], session_id: str, call_id: str) -> None:
+    insert_without(database_url, [CALL, call("other", NOON, "s-2")], *lacks)
+    rows = read(database_url)
+    with opened(database_url) as spend_logs:
+        details = spend_logs.details(rows[rows["request_id"] == "inner"])
+    frames.check(details, DETAILS)
+    noon_ms = int(NOON.timestamp()) * 1000
+    assert details.to_dict("records") == [
+        {
+            "request_id": "inner",
+            "start_ms": noon_ms - 1_000,
+            "usage_ms": noon_ms,
+            "charge_id": "team-a",
+            "api_key": CALL["api_key"],
+            "call_type": "acompletion",
+            "spend": 0.0125,
+            "prompt_tokens": 20,
+            "completion_tokens": 10,
+            "total_tokens": 30,
+            "session_id": session_id,
+            "litellm_call_id": call_id,
+        }
+    ]
+
+
+def test_details_know_rows_of_one_id_by_their_start_and_the_legacy_table(database_url: str) -> None:
+    partition(database_url, date(2025, 11, 1), date(2025, 11, 30))
+    execute(database_url, 'CREATE TABLE "LiteLLM_SpendLogs_legacy" (LIKE "LiteLLM_SpendLogs" INCLUDING ALL)')
+    insert_rows(database_url, [row("r-1", NOON, spend=1.0), row("both", NOON)])
+    execute(database_url, 'INSERT INTO "LiteLLM_SpendLogs_legacy" SELECT * FROM "LiteLLM_SpendLogs"')
+    execute(database_url, """DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'r-1'""")
+    insert_rows(database_url, [row("r-1", NOON + timedelta(hours=1), spend=2.0)])
+    rows = read(database_url)
+    with opened(database_url) as spend_logs:
+        assert sorted(spend_logs.details(rows)["spend"]) == [0.0125, 1.0, 2.0]
+        assert spend_logs.details(rows[rows["spend"] == 2.0])["spend"].tolist() == [2.0]
+        assert spend_logs.details(rows[:0]).empty
+
+
+def test_the_rows_of_a_session_within_seconds(database_url: str) -> None:
+    near, far = NOON + timedelta(seconds=9), NOON + timedelta(seconds=11)
+    insert_rows(
+        database_url,
+        [
+            CALL,
+            call("outer", NOON + timedelta(milliseconds=5), "s-1", seconds=1.02),
+            call("near", near, "s-1"),
+            call("far", far, "s-1"),
+            call("stranger", NOON, "s-2"),
+            *(call(f"none-{number}", NOON, session) for number, session in enumerate(("", None))),
+        ],
+    )
+    rows = read(database_url)
+    with opened(database_url) as spend_logs:
+        of_call = spend_logs.details(rows[rows["request_id"] == "inner"])
+        found = spend_logs.candidates_of_same_call(of_call)
+        frames.check(found, DETAILS)
+        assert sorted(found["request_id"]) == ["inner", "near", "outer"]
+        without_session = spend_logs.details(rows[rows["request_id"].str.startswith("none")])
+        assert len(without_session) == 2
+        frames.check(spend_logs.candidates_of_same_call(without_session), DETAILS)
+        assert spend_logs.candidates_of_same_call(without_session).empty
+
+
+def test_the_earlier_row_that_billed_the_same_job(database_url: str) -> None:
+    def look(request_id: str, hours: float, **changes: Any) -> dict[str, Any]:
+        return row(request_id, DAY + timedelta(hours=hours), **{"call_type": "aget_responses", **changes})
+
+    insert_rows(
+        database_url,
+        [
+            look("made", 1, call_type="aresponses"),
+            look("first", 2),
+            look("second", 3),
+            look("chat", 1, call_type="acompletion", spend=0.5),
+            look("after-chat", 2, spend=0.5),
+            *(
+                look(f"{name}-{part}", hours, spend=0.75, **changes)
+                for part, (name, changes) in enumerate(
+                    [("key", {"api_key": "k"}), ("team", {"team_id": "b"}), ("in", {"prompt_tokens": 1})]
+                )
+                for hours in (1 + part,)
+            ),
+            look("out", 5, spend=0.75, completion_tokens=1),
+            look("too-long-ago", -1, spend=0.25),
+            look("long-after", 5, spend=0.25),
+        ],
+    )
+    with opened(database_url) as spend_logs:
+        rows = spend_logs.rows(Window(DAY - timedelta(days=1), WINDOW.end), Window(DAY - timedelta(days=1), WINDOW.end))
+        details = spend_logs.details(rows[~rows["request_id"].isin(["made", "chat"])])
+        found = spend_logs.earlier_of_jobs(details, DAY)
+        frames.check(found, DETAILS)
+        assert sorted(found["request_id"]) == ["first", "made"]
+        assert spend_logs.earlier_of_jobs(details[:0], DAY).empty
+        assert sorted(spend_logs.earlier_of_jobs(details, DAY - timedelta(days=1))["request_id"]) == [
+            "first",
+            "made",
+            "too-long-ago",
+        ]
+
+
+def test_the_clock_of_postgres(database_url: str) -> None:
+    before = datetime.now(UTC)
+    with opened(database_url) as spend_logs:
+        now = spend_logs.clock()
+    assert before - timedelta(seconds=1) <= now <= datetime.now(UTC) + timedelta(seconds=1)

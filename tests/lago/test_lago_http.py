@@ -81,22 +81,23 @@ def test_unusable_key(key: str) -> None:
 def test_under_way_a_refusal_is_held_and_the_request_repeated(
     double: Double, client: Lago, fault: Reply | type[Drop]
 ) -> None:
-    double.scripts += [times(2, fault, "/billable_metrics"), metrics]
+    double.scripts += [times(2, fault, "/billable_metrics/llm"), metric]
     found = client.metric("llm")
     assert found is not None
     assert found.field_name == "response_cost"
-    assert (client.requests, client.retries) == (3, 2)
+    # The first 404 is looked at: it may be Lago's own word that there is no such metric.
+    looked_at = isinstance(fault, Reply) and fault.status == 404
+    assert (client.requests, client.retries) == (3, 1 if looked_at else 2)
 
 
-def metrics(request: Request) -> Reply | None:
+def metric(request: Request) -> Reply | None:
     item = {"code": "llm", "aggregation_type": "sum_agg", "field_name": "response_cost"}
-    found = {"billable_metrics": [item], "meta": {"next_page": None}}
-    return Reply(200, found) if request.path.endswith("/billable_metrics") else None
+    return Reply(200, {"billable_metric": item}) if request.path.endswith("/billable_metrics/llm") else None
 
 
 def test_gives_up_after_the_attempts(double: Double, client: Lago) -> None:
     double.scripts.append(times(-1, Reply(503, {"error": "down"})))
-    with pytest.raises(LagoFault, match=r"GET /billable_metrics answered 503.*gave up after 4 attempts"):
+    with pytest.raises(LagoFault, match=r"GET /billable_metrics/llm answered 503.*gave up after 4 attempts"):
         client.metric("llm")
     assert len(double.requests) == QUICK.attempts
     assert client.retries == QUICK.attempts - 1
@@ -122,7 +123,7 @@ def test_a_server_that_hangs_runs_into_the_timeout(double: Double) -> None:
     try:
         with (
             Lago(double.url, KEY, timeout=0.1, retry=retry) as lago,
-            pytest.raises(LagoFault, match="ReadTimeout"),
+            pytest.raises(LagoFault, match=r"none within 0\.1 s"),
         ):
             lago.organization()
     finally:
@@ -150,7 +151,7 @@ def test_preflight_takes_a_wrong_answer_at_once(double: Double, client: Lago, re
         client.preflight.metric("llm")
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
-    assert len(double.requests) == 1
+    assert len(double.requests) == (2 if reply.status == 404 else 1)
 
 
 def test_preflight_without_any_answer_is_a_fault() -> None:
@@ -187,7 +188,6 @@ def test_the_key_is_in_no_error_and_no_log(double: Double, client: Lago, caplog:
             with pytest.raises(ReconcileError) as caught:
                 lago.metric("llm")
             assert KEY not in "".join(traceback.format_exception(caught.value))
-    assert caplog.text
     assert KEY not in caplog.text
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from reconcile.errors import PreflightError
-from reconcile.lago import Lago
+from reconcile.lago import Directory, Lago, Remembered, Usage
 
 from .lago_double import QUICK
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 END = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+class Forgetful:
+    def load(self, keys: Sequence[str]) -> Mapping[str, Remembered]:
+        return {}
+
+    def store(self, entries: Sequence[Remembered]) -> None:
+        return
 
 
 def events(count: int) -> list[dict[str, Any]]:
@@ -90,27 +98,24 @@ def test_catalog(lago: Served, over_http: Lago) -> None:
     metric = over_http.metric("llm_usage")
     assert metric is not None
     assert (metric.aggregation_type, metric.field_name) == ("sum_agg", "response_cost")
-    subscriptions = over_http.subscriptions().set_index("external_id")
-    assert subscriptions["status"].to_dict() == {"team-0": "active", "gone": "terminated"}
-    assert subscriptions.loc["team-0", "current_billing_period_ending_at"] == pd.Timestamp(period[1])
-    assert over_http.invoice_periods("draft").to_dict("records") == [
-        {
-            "external_subscription_id": "team-0",
-            "from": pd.Timestamp(october[0]),
-            "to": pd.Timestamp(october[1]),
-            "lago_id": invoice,
-        }
-    ]
-    usage = over_http.current_usage("acme/1", "team-0")
-    assert usage is not None
+    found = Directory(over_http, Forgetful(), code="llm_usage", by_customer=False, now_ms=0)
+    found.learn(["team-0", "gone", "nobody"])
+    ends = np.array([round(moment.timestamp() * 1000) for moment in (period[0], october[1], october[1])])
+    assert found.coverage.judge(["team-0", "gone", "nobody"], ends).tolist() == ["", "", "no_subscription"]
+    held = found.hold(["team-0", "team-0", "gone"], ends - np.array([0, 32 * 86_400_000, 0]))
+    assert held.reason.tolist() == ["", "no_subscription", "period_closed"]
+    assert found.hold(["team-0"], ends[1:2]).reason.tolist() == [""]  # the draft takes it
+    assert [draft.lago_invoice_id for draft in found.drafts(["acme/1"])] == [invoice]
+    usage = over_http.current_usage("acme/1", "team-0", "llm_usage")
+    assert isinstance(usage, Usage)
     assert (usage.from_datetime, usage.to_datetime) == period
     assert [(charge.metric_code, charge.units, charge.events_count) for charge in usage.charges] == [
         ("llm_usage", Decimal("0.000051"), 10)
     ]
-    assert over_http.current_usage("gone", "gone") is None
-    found = over_http.find_event("t0003")
-    assert found is not None
-    assert found["external_subscription_id"] == "team-0"
+    assert over_http.current_usage("gone", "gone", "llm_usage") is None
+    event = over_http.find_event("t0003")
+    assert event is not None
+    assert event["external_subscription_id"] == "team-0"
     assert over_http.find_event("t9999") is None
 
 

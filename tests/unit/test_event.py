@@ -21,12 +21,13 @@ from reconcile.domain.event import (
     OWN_ID,
     PROPERTIES,
     Shape,
-    bare_models,
-    build,
+    bare_model,
+    event,
     timestamp,
     transaction_id,
     transaction_ids,
 )
+from reconcile.domain.event_frames import bare_models, build
 
 quick = settings(deadline=None, max_examples=200)
 
@@ -70,18 +71,19 @@ GOLDEN_EVENTS = """\
 {"code": "llm_usage", "external_subscription_id": "team-a", "properties": {"completion_tokens": "5", \
 "input_tokens": "14", "model": "gpt-4o-mini", "output_tokens": "5", "prompt_tokens": "14", \
 "request_id": "chatcmpl-1", "response_cost": "0.0000051", "total_tokens": "19"}, \
-"timestamp": "1795000003.007", "transaction_id": "llm_d2af0bd27ecca069297f607722c18bd7"}
+"timestamp": "1795000003.0072", "transaction_id": "llm_d2af0bd27ecca069297f607722c18bd7"}
 {"code": "llm_usage", "external_subscription_id": "\\u00e9quipe-a", "properties": {"completion_tokens": "0", \
 "input_tokens": "2000000000", "model": "meta-llama/Llama-3-8b", "output_tokens": "0", \
 "prompt_tokens": "2000000000", "request_id": "\\u8bf7\\u6c42-1", "response_cost": "0", \
-"total_tokens": "2000000000"}, "timestamp": "1795000000.000", \
+"total_tokens": "2000000000"}, "timestamp": "1795000000.0002", \
 "transaction_id": "llm_a75991382d1239951d2933f3ea8d1fce"}
 """
 
 ELSEWHERE = """
 import json, sys
 import pandas as pd
-from reconcile.domain.event import Shape, build, transaction_id
+from reconcile.domain.event import Shape, transaction_id
+from reconcile.domain.event_frames import build
 keys, rows = json.load(sys.stdin)
 for key in keys:
     print(transaction_id(*key))
@@ -190,13 +192,13 @@ def test_columns_of_different_lengths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("usage_ms", "text"),
     [
-        (0, "0.000"),
-        (7, "0.007"),
-        (999, "0.999"),
-        (1_000, "1.000"),
-        (1_795_000_003_070, "1795000003.070"),
-        (1_795_000_003_700, "1795000003.700"),
-        (253_402_300_799_999, "253402300799.999"),
+        (0, "0.0002"),
+        (7, "0.0072"),
+        (999, "0.9992"),
+        (1_000, "1.0002"),
+        (1_795_000_003_070, "1795000003.0702"),
+        (1_795_000_003_700, "1795000003.7002"),
+        (253_402_300_799_999, "253402300799.9992"),
     ],
 )
 def test_timestamps(usage_ms: int, text: str) -> None:
@@ -207,10 +209,20 @@ def test_timestamps(usage_ms: int, text: str) -> None:
 @given(st.integers(0, 253_402_300_799_999))
 def test_a_timestamp_is_the_usage_time_to_the_millisecond(usage_ms: int) -> None:
     text = timestamp(usage_ms)
-    assert re.fullmatch(r"\d+\.\d{3}", text)
-    assert Decimal(text) * 1000 == usage_ms
+    assert re.fullmatch(r"\d+\.\d{3}2", text)
+    assert Decimal(text) * 1000 == usage_ms + Decimal("0.2")
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=usage_ms)
-    assert text.split(".")[1] == f"{moment.microsecond // 1000:03d}"
+    assert text.split(".")[1] == f"{moment.microsecond // 1000:03d}2"
+
+
+@quick
+@given(st.integers(0, 4_102_444_800_000))
+def test_lago_stores_the_millisecond_that_was_sent(usage_ms: int) -> None:
+    """It makes a double of the text; ClickHouse cuts what Ruby prints of that, Lago before 1.48 cut the double."""
+    stored = float(timestamp(usage_ms))
+    assert int(Decimal(repr(stored)) * 1000) == usage_ms
+    assert int(stored * 1000) == usage_ms
+    assert round(stored * 1000) == usage_ms
 
 
 @pytest.mark.parametrize(
@@ -220,6 +232,11 @@ def test_a_timestamp_is_the_usage_time_to_the_millisecond(usage_ms: int) -> None
         ("gpt-4o-mini", "openai", "gpt-4o-mini"),
         ("hosted_vllm/meta-llama/Llama-3-8b", "hosted_vllm", "meta-llama/Llama-3-8b"),
         ("openai/openai/x", "openai", "openai/x"),
+        ("openai/responses/gpt-4o", "openai", "gpt-4o"),
+        ("azure/responses/my-deployment", "azure", "my-deployment"),
+        ("responses/gpt-4o", "openai", "gpt-4o"),
+        ("responses/gpt-4o", "", "responses/gpt-4o"),
+        ("openai/my/responses/x", "openai", "my/responses/x"),
         ("openai/gpt-4o", "", "openai/gpt-4o"),
         ("openai_like/gpt", "openai", "openai_like/gpt"),
         ("OpenAI/gpt", "openai", "OpenAI/gpt"),
@@ -229,6 +246,7 @@ def test_a_timestamp_is_the_usage_time_to_the_millisecond(usage_ms: int) -> None
     ],
 )
 def test_bare_models(model: str, provider: str, bare: str) -> None:
+    assert bare_model(model, provider) == bare
     assert bare_models([model], [provider]) == [bare]
 
 
@@ -286,3 +304,26 @@ def test_events_stand_in_the_order_of_their_rows() -> None:
     many = rows(*({"request_id": f"r{i}"} for i in (3, 1, 2)))
     assert [event["properties"]["request_id"] for event in build(many, Shape("c"))] == ["r3", "r1", "r2"]
     assert build(many.iloc[:0], Shape("c")) == []
+
+
+amounts = st.floats(0, allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 2**53)
+
+
+@quick
+@given(
+    st.lists(st.tuples(texts, texts, texts, texts, st.integers(0, 2**42), amounts, counts, counts, counts), max_size=5)
+)
+def test_a_frame_gives_the_events_of_its_rows(many: list[tuple[Any, ...]]) -> None:
+    names = ("transaction_id", "subscription_id", "request_id", "model", "usage_ms", "spend")
+    names += ("prompt_tokens", "completion_tokens", "total_tokens")
+    shape = Shape("c", amount_factor=Decimal("1.2"))
+    frame = pd.DataFrame(many, columns=[*names]).rename(columns={"model": "bare_model"})
+    assert build(frame, shape) == [event(shape, **dict(zip(names, values, strict=True))) for values in many]
+
+
+def test_an_event_is_made_without_pandas_or_numpy() -> None:
+    """A LiteLLM proxy makes events too, and has neither."""
+    code = "import sys; import reconcile.domain.event; print({'pandas', 'numpy', 'pyarrow'} & {*sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == "set()"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconcile.domain.money import add, decimal_of, plain, total
+from reconcile.domain.money import add, decimal_of, plain, plain_double, total
 
 COUNTED_BY_LAGO = re.compile(r"^-?\d+(\.\d+)?$", re.ASCII)  # postgres_store.rb:514, Lago 1.51
 
@@ -45,6 +45,7 @@ decimals = st.decimals(allow_nan=False, allow_infinity=False)
 def test_a_double_in_plain_notation(value: float, text: str) -> None:
     assert plain(decimal_of(value)) == text
     assert plain(decimal_of(np.float64(value))) == text
+    assert plain_double(value) == text
 
 
 @quick
@@ -53,6 +54,12 @@ def test_lago_counts_the_string_and_it_reads_back(value: float) -> None:
     text = plain(decimal_of(value))
     assert COUNTED_BY_LAGO.match(text)
     assert float(text) == value
+
+
+@quick
+@given(any_doubles)
+def test_the_short_way_to_plain_notation(value: float) -> None:
+    assert plain_double(value) == plain(decimal_of(value))
 
 
 @pytest.mark.parametrize("exponent", [*range(-1074, 1024, 29), -1023, -1022, 1023])

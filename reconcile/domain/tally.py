@@ -1,0 +1,446 @@
+"""Counts and money of both sides by slice, scope, class, reason, charge ID, model and day; the proof that they balance.
+
+Everything that a report shows is a sum over these groups, so that every total is the sum of its lines. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pandas as pd
+
+from reconcile.domain import exact
+from reconcile.domain.document import EventTotals, Group, RowTotals
+from reconcile.domain.frames import constant
+from reconcile.domain.money import add, plain
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES, RowClass, Scope
+from reconcile.errors import BooksFault
+
+Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+Days = Callable[[Ints], Ints]  # local days, numbered since 1970, of instants in ms
+Totals = TypeVar("Totals", RowTotals, EventTotals)
+
+_KEY = ("slice", "scope", "class", "reason", "charge_id", "model", "day")
+_WORDS = ("scope", "class", "reason", "charge_id", "model")
+_COMPACT_AT = 400_000  # groups
+_COST_TOLERANCE = 1e-9
+_AGREEING = (RowClass.MATCHED.value, RowClass.MATCHED_LIVE.value)
+_WINDOW = frozenset({Scope.WINDOW.value})
+_OUTSIDE = frozenset({Scope.LATE.value, Scope.HELD.value})
+
+
+def billable_spend(spend: Doubles) -> Doubles:
+    """NaN, infinite and negative spend counts as 0."""
+    return np.where(np.isfinite(spend) & (spend > 0), spend, 0.0)
+
+
+class Tally:
+    """The running totals of one run. `days` gives the local day of each instant; slices are `slice_ms` long."""
+
+    def __init__(self, days: Days, slice_ms: int) -> None:
+        self._days, self.slice_ms = days, slice_ms
+        self._words = _Words()
+        self._rows = _Groups(self._words, counters=4)  # count, prompt tokens, completion tokens, ambiguous
+        self._events = _Groups(self._words, counters=1)
+        self._read_rows, self._read_events = _Read(), _Read()
+        self._read_slices: dict[int, list[int]] = {}  # slice -> rows and events read of it
+
+    # --- what was read
+
+    def read(self, rows: pd.DataFrame, events: pd.DataFrame) -> None:
+        """Counts what was read (ROWS and EVENTS), before it is classified. Of events, those of the window alone."""
+        counted = rows[rows["scope"].to_numpy(object) != Scope.CONTEXT.value]
+        self._read_rows.add(billable_spend(counted["spend"].to_numpy(np.float64)))
+        self._read_events.add(exact.usable(events["response_cost"].to_numpy(np.float64)))
+        inside = counted["scope"].to_numpy(object) == Scope.WINDOW.value
+        for place, times in enumerate((counted["usage_ms"].to_numpy(np.int64)[inside], events["time_ms"])):
+            numbers, counts = np.unique(np.asarray(times, np.int64) // self.slice_ms, return_counts=True)
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+                self._read_slices.setdefault(number, [0, 0])[place] += count
+
+    def set_aside(self, costs: Doubles) -> None:
+        """Takes events that were read out of the books: their rows are gone from the spend log."""
+        self._read_events.add(exact.usable(costs), sign=-1)
+
+    def groups_of(self, packed: bytes) -> dict[tuple[str, str], int]:
+        """How many rows of each charge ID and model a packed slice held."""
+        found: dict[tuple[str, str], int] = {}
+        for _, _, charge_id, model, _, count, *_ in orjson.loads(packed)["rows"]:
+            found[charge_id, model] = found.get((charge_id, model), 0) + count
+        return found
+
+    # --- what was found
+
+    def add_rows(self, rows: pd.DataFrame) -> None:
+        """Takes row verdicts (ROW_VERDICTS), each once. Rows that are context alone are left out."""
+        scope = rows["scope"]
+        if (scope.to_numpy(object) == Scope.CONTEXT.value).any():
+            rows = rows[(scope != Scope.CONTEXT.value).to_numpy(bool)]
+        if rows.empty:
+            return
+        spend = rows["spend"].to_numpy(np.float64)
+        self._same_money(rows, spend)
+        times = rows["usage_ms"].to_numpy(np.int64)
+        self._rows.add(
+            self._keys(rows, times),
+            [
+                np.ones(len(rows), np.int64),
+                rows["prompt_tokens"].to_numpy(np.int64),
+                rows["completion_tokens"].to_numpy(np.int64),
+                rows["ambiguous"].to_numpy(np.int64),
+            ],
+            billable_spend(spend),
+        )
+
+    def add_events(self, events: pd.DataFrame) -> None:
+        """Takes verdicts on events of the window (EVENT_VERDICTS), each once."""
+        if events.empty:
+            return
+        times = events["time_ms"].to_numpy(np.int64)
+        keys = self._keys(events.assign(scope=constant(Scope.WINDOW.value, len(events))), times)
+        self._events.add(keys, [np.ones(len(events), np.int64)], exact.usable(events["cost"].to_numpy(np.float64)))
+
+    def _keys(self, frame: pd.DataFrame, times: Ints) -> list[Ints]:
+        codes = {name: self._words.codes(frame[name]) for name in _WORDS}
+        return [times // self.slice_ms, *codes.values(), self._days(times)]
+
+    def _same_money(self, rows: pd.DataFrame, spend: Doubles) -> None:
+        """Raises `BooksFault` where an agreeing pair does not hold the same money on both sides."""
+        cost = rows["event_cost"].to_numpy(np.float64)
+        agreeing = rows["class"].isin(_AGREEING).to_numpy(bool) & ~np.isnan(cost)
+        row, event = spend[agreeing], cost[agreeing]
+        same = np.abs(row - event) <= _COST_TOLERANCE * np.maximum(np.abs(row), np.abs(event))
+        if not same.all():
+            worst = int(np.flatnonzero(~same)[0])
+            raise BooksFault(
+                f"{int((~same).sum())} rows agree with events of another cost: "
+                f"{float(row[worst])!r} and {float(event[worst])!r}"
+            )
+
+    # --- the proof
+
+    def check(self) -> None:
+        """Raises `BooksFault` where the classes do not add up to what was read, in count and in money."""
+        rows, events = self.row_classes()["total"], self.event_classes()["total"]
+        outside = self.outside()["total"]
+        _same("rows", self._read_rows, (rows.count + outside.count, add((rows.spend, outside.spend))))
+        _same("events", self._read_events, (events.count, events.spend))
+
+    # --- slices
+
+    def agreed_slices(self, allowed_rows: Collection[str], allowed_events: Collection[str]) -> list[int]:
+        """The slices of which all that was read is booked, in these classes alone."""
+        booked: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+        spoiled: set[int] = set()
+        for place, groups, allowed in ((0, self._rows, allowed_rows), (1, self._events, allowed_events)):
+            for (number, scope, name), (counters, _) in groups.by("slice", "scope", "class").items():
+                if scope == Scope.WINDOW.value:
+                    booked[int(number)][place] += counters[0]
+                    if name not in allowed:
+                        spoiled.add(int(number))
+        return sorted(
+            number
+            for number, read in self._read_slices.items()
+            if number not in spoiled and booked.get(number, [0, 0]) == read
+        )
+
+    def events_of_slice(self, number: int) -> int:
+        """How many events Lago listed in a slice."""
+        return self._read_slices.get(number, [0, 0])[1]
+
+    def delivered_in(self, number: int) -> int:
+        """How many rows of a slice this run has delivered."""
+        groups = self._rows.by("scope", "class", only=number)
+        return sum(counters[0] for (_, name), (counters, _) in groups.items() if name == RowClass.DELIVERED.value)
+
+    def pack(self, number: int, further: Any) -> bytes:
+        """The totals of a slice that agrees, for `absorb`: what this run delivered stands as matched on both sides.
+
+        `further` travels along.
+        """
+        rows, events = [], []
+        for key, (counters, money) in self._rows.by(*_KEY[1:], only=number).items():
+            scope, name, reason, charge_id, model, day = key
+            if scope != Scope.WINDOW.value:
+                continue
+            if name == RowClass.DELIVERED.value:
+                name, reason = RowClass.MATCHED.value, ""
+                events.append([name, "", charge_id, model, day, 1 * counters[0], plain(money)])
+            rows.append([name, reason, charge_id, model, day, *counters, plain(money)])
+        for key, (counters, money) in self._events.by(*_KEY[2:], only=number).items():
+            events.append([*key, *counters, plain(money)])
+        return orjson.dumps({"rows": rows, "events": events, "further": further})
+
+    def absorb(self, number: int, packed: bytes) -> Any:
+        """Adds the totals of a slice that an earlier run has packed; gives what travelled along."""
+        found = orjson.loads(packed)
+        for groups, read, lines in (
+            (self._rows, self._read_rows, found["rows"]),
+            (self._events, self._read_events, found["events"]),
+        ):
+            for name, reason, charge_id, model, day, *counters, money in lines:
+                words = (Scope.WINDOW.value, name, reason, charge_id, model)
+                codes = (number, *(self._words.code(word) for word in words), day)
+                groups.put(codes, counters, Decimal(money))
+                read.put(counters[0], Decimal(money))
+        return found["further"]
+
+    # --- what a document shows
+
+    def row_classes(self) -> dict[str, RowTotals]:
+        """Totals of the window's rows: every class, and "total"."""
+        return _by_class(_regroup(self._rows.by("scope", "class"), _row_totals, 1, _WINDOW), ROW_CLASSES, RowTotals)
+
+    def event_classes(self) -> dict[str, EventTotals]:
+        """Totals of the window's events: every class, and "total"."""
+        found = _regroup(self._events.by("scope", "class"), _event_totals, 1, _WINDOW)
+        return _by_class(found, EVENT_CLASSES, EventTotals)
+
+    def outside(self) -> dict[str, RowTotals]:
+        """Totals of late rows and of those held back before, by class, and "total"."""
+        return _by_class(_regroup(self._rows.by("scope", "class"), _row_totals, 1, _OUTSIDE), ROW_CLASSES, RowTotals)
+
+    @property
+    def ambiguous(self) -> int:
+        return sum(counters[3] for (scope,), (counters, _) in self._rows.by("scope").items() if scope in _WINDOW)
+
+    def reasons(self) -> dict[tuple[str, str], tuple[int, Decimal]]:
+        """Count and money of the window by class and reason; of events, those of classes that have no row."""
+        found: dict[tuple[str, str], tuple[int, Decimal]] = {}
+        for (scope, name, reason), (counters, money) in self._rows.by("scope", "class", "reason").items():
+            if scope in _WINDOW:
+                found[str(name), str(reason)] = (counters[0], money)
+        for (name, reason), (counters, money) in self._events.by("class", "reason").items():
+            if name not in ROW_CLASSES:
+                found[str(name), str(reason)] = (counters[0], money)
+        return found
+
+    def by_charge_id(self) -> tuple[Group, ...]:
+        return self._groups("charge_id", lambda key: {"charge_id": key or None})
+
+    def by_model(self) -> tuple[Group, ...]:
+        return self._groups("model", lambda key: {"model": key or None})
+
+    def by_day(self) -> tuple[Group, ...]:
+        return self._groups("day", lambda key: {"day": _day(key)})
+
+    def by_charge_id_and_day(self) -> tuple[Group, ...]:
+        rows = _per(self._rows.by("scope", "class", "charge_id", "day"), _row_totals, 2)
+        events = _per(self._events.by("scope", "class", "charge_id", "day"), _event_totals, 2)
+        return tuple(
+            Group(
+                rows.get(key, {"total": RowTotals()}),
+                events.get(key, {"total": EventTotals()}),
+                charge_id=str(key[0]) or None,
+                day=_day(key[1]),
+            )
+            for key in sorted(rows.keys() | events.keys())
+        )
+
+    def _groups(self, name: str, called: Callable[[Any], Mapping[str, Any]]) -> tuple[Group, ...]:
+        rows = _per(self._rows.by("scope", "class", name), _row_totals, 1)
+        events = _per(self._events.by("scope", "class", name), _event_totals, 1)
+        return tuple(
+            Group(rows.get(key, {"total": RowTotals()}), events.get(key, {"total": EventTotals()}), **called(key[0]))
+            for key in sorted(rows.keys() | events.keys())
+        )
+
+
+class _Words:
+    """Numbers for words, as they come."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+        self.words: list[str] = []
+
+    def code(self, word: str) -> int:
+        code = self._codes.get(word)
+        if code is None:
+            code = self._codes[word] = len(self.words)
+            self.words.append(word)
+        return code
+
+    def codes(self, column: pd.Series) -> Ints:
+        """The codes of a categorical column."""
+        categories = column.cat.categories
+        used = np.unique(column.cat.codes.to_numpy())
+        known = np.zeros(len(categories), np.int64)
+        names = categories.to_numpy(object)
+        for place in used.tolist():
+            known[place] = self.code(str(names[place]))
+        return known[column.cat.codes.to_numpy()]
+
+
+class _Read:
+    """Count and money of what was read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums = np.zeros(4, np.int64)
+        self._odd: list[Decimal] = []
+
+    def add(self, amounts: Doubles, sign: int = 1) -> None:
+        limbs, odd = exact.limbs_of(amounts)
+        self.count += sign * len(amounts)
+        self._sums += sign * limbs.sum(axis=0)
+        self._odd += [sign * amount for amount in exact.odd_amounts(amounts, odd)]
+
+    def put(self, count: int, money: Decimal) -> None:
+        self.count += count
+        self._odd.append(money)
+
+    @property
+    def money(self) -> Decimal:
+        (fitting,) = exact.as_decimals(self._sums.reshape(1, 4))
+        return add([fitting, *self._odd])
+
+
+class _Groups:
+    """Totals by key, as integers: they become words and decimals only when they are asked for."""
+
+    def __init__(self, words: _Words, counters: int) -> None:
+        self._words = words
+        self._width = counters
+        self._keys: list[Ints] = []  # chunks of (groups, key columns)
+        self._values: list[Ints] = []  # chunks of (groups, counters and limbs)
+        self._size = 0
+        # Amounts that do not fit limbs, and those that came as decimals, by key.
+        self._further: dict[tuple[int, ...], tuple[list[int], Decimal]] = {}
+
+    def add(self, keys: list[Ints], counters: list[Ints], amounts: Doubles) -> None:
+        limbs, odd = exact.limbs_of(amounts)
+        for place, amount in zip(odd.tolist(), exact.odd_amounts(amounts, odd), strict=True):
+            self.put(tuple(int(column[place]) for column in keys), [0] * self._width, amount)
+        self._take(np.stack(keys, axis=1), np.concatenate([np.stack(counters, axis=1), limbs], axis=1))
+        if self._size > _COMPACT_AT:
+            keys_so_far, values_so_far = np.concatenate(self._keys), np.concatenate(self._values)
+            self._keys, self._values, self._size = [], [], 0
+            self._take(keys_so_far, values_so_far)
+
+    def put(self, key: tuple[int, ...], counters: list[int], money: Decimal) -> None:
+        known, sums = self._further.get(key, ([0] * self._width, Decimal(0)))
+        self._further[key] = ([a + b for a, b in zip(known, counters, strict=True)], add((sums, money)))
+
+    def _take(self, keys: Ints, values: Ints) -> None:
+        group, first = _numbered(keys)
+        sums = np.zeros((len(first), values.shape[1]), np.int64)
+        order = np.argsort(group, kind="stable")
+        starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
+        sums[:] = np.add.reduceat(values[order], starts, axis=0)
+        self._keys.append(keys[first])
+        self._values.append(_normal(sums, self._width))
+        self._size += len(first)
+
+    def by(self, *names: str, only: int | None = None) -> dict[tuple[str | int, ...], tuple[list[int], Decimal]]:
+        """Counters and money by these parts of the key; `only` one slice."""
+        columns = [_KEY.index(name) for name in names]
+        found: dict[tuple[str | int, ...], tuple[list[int], Decimal]] = {}
+        if self._keys:
+            keys, values = np.concatenate(self._keys), np.concatenate(self._values)
+            if only is not None:
+                keys, values = keys[keys[:, 0] == only], values[keys[:, 0] == only]
+            if len(keys):
+                group, first = _numbered(keys[:, columns])
+                order = np.argsort(group, kind="stable")
+                starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
+                sums = np.add.reduceat(values[order], starts, axis=0)
+                money = exact.as_decimals(sums[:, self._width :])
+                for codes, counters, amount in zip(
+                    keys[first][:, columns].tolist(), sums[:, : self._width].tolist(), money, strict=True
+                ):
+                    found[self._named(names, codes)] = (counters, amount)
+        for key, (counters, amount) in self._further.items():
+            if only is None or key[0] == only:
+                name = self._named(names, [key[column] for column in columns])
+                known, sums_so_far = found.get(name, ([0] * self._width, Decimal(0)))
+                found[name] = ([a + b for a, b in zip(known, counters, strict=True)], add((sums_so_far, amount)))
+        return found
+
+    def _named(self, names: Iterable[str], codes: list[int]) -> tuple[str | int, ...]:
+        words = self._words.words
+        return tuple(words[code] if name in _WORDS else code for name, code in zip(names, codes, strict=True))
+
+
+def _numbered(keys: Ints) -> tuple[Ints, Ints]:
+    """The group number of each key, in order of first appearance, and where each group is first seen."""
+    group = pd.factorize(keys[:, 0])[0].astype(np.int64)
+    for column in range(1, keys.shape[1]):
+        part, distinct = pd.factorize(keys[:, column])
+        group = pd.factorize(group * max(1, len(distinct)) + part)[0].astype(np.int64)
+    first = np.flatnonzero(
+        np.concatenate(([True], np.maximum.accumulate(group)[1:] > np.maximum.accumulate(group)[:-1]))
+    )
+    return group, first
+
+
+def _normal(sums: Ints, width: int) -> Ints:
+    """Carries the limbs over, so that later sums cannot overflow them."""
+    for limb in range(width, width + 3):
+        sums[:, limb + 1] += sums[:, limb] >> 32
+        sums[:, limb] &= (1 << 32) - 1
+    return sums
+
+
+def _row_totals(counters: list[int], money: Decimal) -> RowTotals:
+    return RowTotals(counters[0], money, counters[1], counters[2])
+
+
+def _event_totals(counters: list[int], money: Decimal) -> EventTotals:
+    return EventTotals(counters[0], money)
+
+
+def _regroup(
+    groups: Mapping[tuple[str | int, ...], tuple[list[int], Decimal]],
+    made: Callable[[list[int], Decimal], Totals],
+    place: int,
+    scopes: Collection[str],
+) -> dict[str, Totals]:
+    """Totals by the part of the key at `place`, of these scopes."""
+    found: dict[str, Totals] = {}
+    for key, (counters, money) in groups.items():
+        if key[0] in scopes:
+            name, totals = str(key[place]), made(counters, money)
+            found[name] = found[name] + totals if name in found else totals
+    return found
+
+
+def _per(
+    groups: Mapping[tuple[str | int, ...], tuple[list[int], Decimal]],
+    made: Callable[[list[int], Decimal], Totals],
+    parts: int,
+) -> dict[tuple[Any, ...], dict[str, Totals]]:
+    """Totals of the window by the last `parts` of the key (scope, class, …), then by class and "total"."""
+    found: dict[tuple[Any, ...], dict[str, Totals]] = defaultdict(dict)
+    for key, (counters, money) in groups.items():
+        if key[0] in _WINDOW:
+            of_part, totals = found[key[-parts:]], made(counters, money)
+            for name in ("total", str(key[1])):
+                of_part[name] = of_part[name] + totals if name in of_part else totals
+    return found
+
+
+def _by_class(found: Mapping[str, Totals], names: Iterable[str], kind: type[Totals]) -> dict[str, Totals]:
+    total = kind()
+    for totals in found.values():
+        total = total + totals
+    return {"total": total} | {str(name): found.get(str(name), kind()) for name in names}
+
+
+def _same(side: str, read: _Read, booked: tuple[int, Decimal]) -> None:
+    if (read.count, read.money) != booked:
+        raise BooksFault(
+            f"the {side} do not add up: read {read.count} of {plain(read.money)} USD, "
+            f"classified {booked[0]} of {plain(booked[1])} USD"
+        )
+
+
+def _day(number: Any) -> date:
+    return date.fromordinal(date(1970, 1, 1).toordinal() + int(number))

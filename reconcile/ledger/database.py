@@ -1,0 +1,146 @@
+"""The connection to schema `reconcile`, its upgrades, and what Postgres' errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
+
+from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
+from reconcile.ledger.tables import SCHEMA
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+_WRONG_ANSWER = re.compile(
+    r"password authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|permission denied",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What state, locks and reports are kept per. `organization` is Lago's ID of it, or its address."""
+
+    lago: str
+    organization: str
+    event_code: str
+    charge_by: str
+
+    def key(self) -> dict[str, str]:
+        return {
+            "organization": self.organization,
+            "event_code": self.event_code,
+            "charge_by": self.charge_by,
+        }
+
+
+class LedgerDatabase:
+    """Schema `reconcile` at `url` (SQLAlchemy, psycopg); `where` names the database in errors."""
+
+    def __init__(self, url: str, where: str) -> None:
+        self.where = where
+        # A transaction-pooling PgBouncer knows no prepared statements and pools by itself.
+        self._engine = create_engine(
+            url, poolclass=NullPool, connect_args={"prepare_threshold": None, "connect_timeout": 10}
+        )
+        self._shared: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """One transaction on the ledger's own connection, which is kept; the caller's thread alone uses it."""
+        try:
+            if self._shared is None or self._shared.closed:
+                self._shared = self._engine.connect()
+            with self._shared.begin():
+                yield self._shared
+        except DBAPIError as error:
+            self.close()
+            raise explained(error, self.where) from None
+
+    def is_current(self) -> bool:
+        """Whether the schema is there, as this release needs it. Raises as any use of the database does."""
+        with self._begin() as connection:
+            if connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": SCHEMA}) is None:
+                return False
+            return self._revision(connection) == self._head()
+
+    def migrate(self) -> bool:
+        """Creates or upgrades the schema; says whether anything was to do.
+
+        Raises `PreflightError` where this user may not, naming the way out.
+        """
+        if self.is_current():
+            return False
+        import alembic.command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        with self._begin() as connection:
+            # Two first runs at once: the second waits here, and finds the work done.
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('reconcile.migrate'))"))
+            # IF NOT EXISTS would ask for the right to create schemas even where this one is there, and it and
+            # to_regnamespace may answer from a cache that is older than the wait for the lock.
+            there = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
+            if not connection.scalar(there, {"name": SCHEMA}):
+                connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS))
+            config.attributes["connection"] = connection
+            try:
+                alembic.command.upgrade(config, "head")
+            except CommandError:  # it does not know the revision that it found
+                raise PreflightError(
+                    f"RECONCILE_STATE_URL: {self.where} holds the schema of a newer reconcile; install that version"
+                ) from None
+        return True
+
+    def _revision(self, connection: Connection) -> str | None:
+        """The revision that Alembic noted; read without it, since importing Alembic takes half a second."""
+        table = f"{SCHEMA}.alembic_version"
+        if connection.scalar(text("SELECT to_regclass(:name)"), {"name": table}) is None:
+            return None
+        found = connection.scalar(text(f"SELECT version_num FROM {table}"))  # noqa: S608 - a constant
+        return None if found is None else str(found)
+
+    def _head(self) -> str:
+        return max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
+
+
+def of_stream(table: Any, stream: Stream) -> list[Any]:
+    """The conditions that choose a stream's rows of a table."""
+    return [table.c[name] == value for name, value in stream.key().items()]
+
+
+def explained(error: DBAPIError, where: str) -> ReconcileError:
+    """What Postgres said, in one line, as a wrong answer or as none."""
+    said = " ".join(str(error.orig).split())
+    said = re.sub(r'host name ".*?" to address|name ".*?@', "the host name", said)
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if sqlstate == "42501":
+        return PreflightError(
+            f"RECONCILE_STATE_URL: {where} refuses: {said}; have its owner run `reconcile migrate`, or grant the rights"
+        )
+    wrong = isinstance(error, (ProgrammingError,)) or _WRONG_ANSWER.search(said)
+    if isinstance(error, OperationalError) and not wrong:
+        return DatabaseFault(f"RECONCILE_STATE_URL: {where} does not answer: {said}")
+    if wrong:
+        return PreflightError(f"RECONCILE_STATE_URL: {where} answered: {said}")
+    return DatabaseFault(f"RECONCILE_STATE_URL: {where}: {said}")

@@ -1,0 +1,209 @@
+"""Decides what becomes of rows that have no event: held back with a reason, or sent. Pure.
+
+A missing row waits until every event that could be its own has been read: an unexplained live event of equal content
+may lie hours away, where LiteLLM's queue or a clock was late. And where many rows are missing beside as many
+unexplained events that could be theirs, nothing is sent at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reconcile.classify import Reach
+from reconcile.classify.doubt import Doubt, doubt, late_events
+from reconcile.domain.event import OWN_ID
+from reconcile.domain.frames import EVENT_VERDICTS, ROW_VERDICTS, among, changed, empty, joined
+from reconcile.domain.vocabulary import EventClass, Reason, RowClass, Scope
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_FOREVER = np.iinfo(np.int64).max
+
+Key = tuple[str, int]  # request_id, start_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator set about sending.
+
+    Rows with more spend than `row_limit` (USD) are not sent, nor those with a usage time before `start_ms`. `pushed`
+    are classes that are sent although Lago may hold their event; with `push_not_counted` so are rows of which a live
+    event adds nothing to the sum that is billed.
+    """
+
+    row_limit: float
+    start_ms: int | None = None
+    pushed: frozenset[str] = frozenset()
+    push_not_counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Missing rows (ROW_VERDICTS) and unexplained events (EVENT_VERDICTS) that are not decided about yet.
+
+    `twins` are the keys of those rows that another row of equal content encloses in time.
+    """
+
+    rows: pd.DataFrame = field(default_factory=lambda: empty(ROW_VERDICTS))
+    events: pd.DataFrame = field(default_factory=lambda: empty(EVENT_VERDICTS))
+    twins: frozenset[Key] = frozenset()
+
+    def awaited_ms(self, reach: Reach) -> int | None:
+        """How far events have to be read, in ms, before every row here can be decided about; None where none waits."""
+        return int(self.rows["usage_ms"].max()) + reach.after if len(self.rows) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a step leaves: rows and events that are decided, rows that may be sent although they have an event, and what
+    waits."""
+
+    rows: pd.DataFrame
+    pushable: pd.DataFrame
+    events: pd.DataFrame
+    pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Missing rows whose time has come: every event that could be theirs has been read."""
+
+    rows: pd.DataFrame
+    pending: Pending
+
+
+def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: frozenset[Key], policy: Policy) -> Taken:
+    """Sorts fresh verdicts: missing rows and unexplained events wait, the rest is decided.
+
+    A row that was read as context alone belongs to another run's window: nothing becomes of it here.
+    """
+    ours = ~among(rows["scope"], [Scope.CONTEXT])
+    missing = ours & among(rows["class"], [RowClass.MISSING])
+    pushable = ours & _pushable(rows, policy)
+    orphans = among(events["reason"], [Reason.NO_ROW]) & among(events["class"], [EventClass.ORPHAN])
+    waiting = rows[missing]
+    if twins:
+        twins &= frozenset(zip(waiting["request_id"].tolist(), waiting["start_ms"].tolist(), strict=True))
+    return Taken(
+        rows=rows[~missing & ~pushable],
+        pushable=rows[pushable],
+        events=events[~orphans],
+        pending=Pending(
+            joined([pending.rows, waiting]), joined([pending.events, events[orphans]]), pending.twins | twins
+        ),
+    )
+
+
+def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
+    """Rows that the operator wants sent though an event is there, of those that can be sent at all."""
+    wanted = among(rows["class"], policy.pushed)
+    if policy.push_not_counted:
+        # An event of our own, under the row's own ID, would be refused or folded: only a live one can be made good.
+        live = ~rows["event_id"].str.fullmatch(OWN_ID.pattern).to_numpy(bool)
+        wanted |= among(rows["class"], [RowClass.UNBILLED]) & among(rows["reason"], [Reason.NOT_COUNTED]) & live
+    spend = rows["spend"].to_numpy(np.float64)
+    return np.asarray(wanted & np.isfinite(spend) & (spend >= 0))
+
+
+def release(pending: Pending, events_until_ms: int, reach: Reach) -> Due:
+    """Takes out the rows that no event later than what was read can belong to. `events_until_ms` is how far was
+    read."""
+    due = pending.rows["usage_ms"].to_numpy(np.int64) <= events_until_ms - reach.after
+    return Due(pending.rows[due].reset_index(drop=True), replace(pending, rows=pending.rows[~due]))
+
+
+def release_events(pending: Pending, rows_until_ms: int, reach: Reach) -> tuple[pd.DataFrame, Pending]:
+    """Takes out the unexplained events that hold a row back, and those that no row can claim any more.
+
+    `rows_until_ms` is how far rows were classified.
+    """
+    earliest = min(rows_until_ms, int(pending.rows["usage_ms"].min()) if len(pending.rows) else _FOREVER)
+    over = pending.events["time_ms"].to_numpy(np.int64) < earliest - reach.before
+    over |= among(pending.events["reason"], [Reason.LATE_EVENT])
+    return pending.events[over].reset_index(drop=True), replace(pending, events=pending.events[~over])
+
+
+def static_reasons(
+    rows: pd.DataFrame, nobody: Sequence[str], second_writing: Sequence[str], policy: Policy
+) -> list[str]:
+    """Per row why it is held back whatever events there are; '' where it may be sent.
+
+    `nobody` says why Lago would bill nobody for it, `second_writing` that LiteLLM wrote it twice; '' for neither.
+    """
+    usage, spend = rows["usage_ms"].to_numpy(np.int64), rows["spend"].to_numpy(np.float64)
+    early = usage < policy.start_ms if policy.start_ms is not None else np.zeros(len(rows), bool)
+    reasons = []
+    for too_early, uncovered, twice, over in zip(early, nobody, second_writing, spend > policy.row_limit, strict=True):
+        if too_early:
+            reasons.append(Reason.BEFORE_START.value)
+        else:
+            reasons.append(uncovered or twice or (Reason.OVER_LIMIT.value if over else ""))
+    return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """`rows` with class `held` and a reason, or still `missing`: those may be sent. `held_by` are the places among the
+    pending events of those that hold a row back. `doubt` says why nothing may be sent."""
+
+    rows: pd.DataFrame
+    pending: Pending
+    doubt: Doubt | None
+
+
+def decide(rows: pd.DataFrame, reasons: Sequence[str], pending: Pending, reach: Reach) -> Decided:
+    """Holds back what must not be sent. `reasons` are those of `static_reasons`, row by row.
+
+    Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any
+    of them is held for an event of its own: a clock that is wrong makes every event look late.
+    """
+    held = np.array([bool(reason) for reason in reasons], bool)
+    told = list(reasons)
+    sendable = np.flatnonzero(~held)
+    found = doubt(rows.iloc[sendable], pending.events, reach) if len(sendable) else None
+    claimed = late_events(rows.iloc[sendable], pending.events, reach) if len(sendable) else np.empty(0, np.int64)
+    late = sendable[claimed >= 0]
+    for place in late.tolist():
+        told[place] = Reason.LATE_EVENT.value
+    places = np.flatnonzero(held)
+    places = np.union1d(places, late)
+    events = pending.events
+    if len(late):
+        # The event stays an orphan, with the reason; it can hold no other row back.
+        events = events.assign(reason=changed(events["reason"], claimed[claimed >= 0], Reason.LATE_EVENT.value))
+    decided = rows.assign(
+        **{
+            "class": changed(rows["class"], places, RowClass.HELD.value),
+            "reason": changed(rows["reason"], places, [told[place] for place in places.tolist()]),
+        }
+    )
+    return Decided(decided, replace(pending, events=events), found)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What becomes of rows now: `kept` stay as they are, `to_send` go out; `ours` marks those of them that go out
+    although Lago may hold an event of theirs."""
+
+    kept: pd.DataFrame
+    to_send: pd.DataFrame
+    ours: Bools
+
+
+def choose(decided: pd.DataFrame, pushable: pd.DataFrame, pushable_reasons: Sequence[str], *, may_send: bool) -> Chosen:
+    """Splits rows into those that go out and those that stay. `pushable_reasons` are those of `static_reasons`."""
+    if not may_send:
+        return Chosen(joined([decided, pushable]), empty(ROW_VERDICTS), np.zeros(0, bool))
+    missing = among(decided["class"], [RowClass.MISSING])
+    free = np.array([not reason for reason in pushable_reasons], bool)
+    return Chosen(
+        kept=joined([decided[~missing], pushable[~free]]),
+        to_send=joined([decided[missing], pushable[free]]),
+        ours=np.concatenate([np.zeros(int(missing.sum()), bool), np.ones(int(free.sum()), bool)]),
+    )
