@@ -532,10 +532,13 @@ def test_details_know_rows_of_one_id_by_their_start_and_the_legacy_table(databas
     execute(database_url, 'INSERT INTO "LiteLLM_SpendLogs_legacy" SELECT * FROM "LiteLLM_SpendLogs"')
     execute(database_url, """DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'r-1'""")
     insert_rows(database_url, [row("r-1", NOON + timedelta(hours=1), spend=2.0)])
+    insert_rows(database_url, [row("later", NOON + timedelta(hours=2), spend=3.0)])
     rows = read(database_url)
     with opened(database_url) as spend_logs:
-        assert sorted(spend_logs.details(rows)["spend"]) == [0.0125, 1.0, 2.0]
+        assert sorted(spend_logs.details(rows)["spend"]) == [0.0125, 1.0, 2.0, 3.0]
         assert spend_logs.details(rows[rows["spend"] == 2.0])["spend"].tolist() == [2.0]
+        # An earlier row of the ID beside a later row of another one.
+        assert sorted(spend_logs.details(rows[rows["spend"].isin([1.0, 3.0])])["spend"]) == [1.0, 3.0]
         assert spend_logs.details(rows[:0]).empty
 
 
@@ -549,15 +552,16 @@ def test_the_rows_of_a_session_within_seconds(database_url: str) -> None:
             call("near", near, "s-1"),
             call("far", far, "s-1"),
             call("stranger", NOON, "s-2"),
+            call("much-later", NOON + timedelta(minutes=1), "s-3"),
             *(call(f"none-{number}", NOON, session) for number, session in enumerate(("", None))),
         ],
     )
     rows = read(database_url)
     with opened(database_url) as spend_logs:
-        of_call = spend_logs.details(rows[rows["request_id"] == "inner"])
-        found = spend_logs.candidates_of_same_call(of_call)
+        of_calls = spend_logs.details(rows[rows["request_id"].isin(["inner", "much-later"])])
+        found = spend_logs.candidates_of_same_call(of_calls)
         frames.check(found, DETAILS)
-        assert sorted(found["request_id"]) == ["inner", "near", "outer"]
+        assert sorted(found["request_id"]) == ["inner", "much-later", "near", "outer"]
         without_session = spend_logs.details(rows[rows["request_id"].str.startswith("none")])
         assert len(without_session) == 2
         frames.check(spend_logs.candidates_of_same_call(without_session), DETAILS)
@@ -576,14 +580,13 @@ def test_the_earlier_row_that_billed_the_same_job(database_url: str) -> None:
             look("second", 3),
             look("chat", 1, call_type="acompletion", spend=0.5),
             look("after-chat", 2, spend=0.5),
-            *(
-                look(f"{name}-{part}", hours, spend=0.75, **changes)
-                for part, (name, changes) in enumerate(
-                    [("key", {"api_key": "k"}), ("team", {"team_id": "b"}), ("in", {"prompt_tokens": 1})]
-                )
-                for hours in (1 + part,)
-            ),
-            look("out", 5, spend=0.75, completion_tokens=1),
+            look("base", 1, spend=0.75),
+            # Each differs from it in one value.
+            look("other-key", 2, spend=0.75, api_key="k"),
+            look("other-team", 3, spend=0.75, team_id="b"),
+            look("other-prompt", 4, spend=0.75, prompt_tokens=1),
+            look("other-completion", 5, spend=0.75, completion_tokens=1),
+            look("other-spend", 6, spend=0.7500000000000001),
             look("too-long-ago", -1, spend=0.25),
             look("long-after", 5, spend=0.25),
         ],
