@@ -21,7 +21,7 @@ from reconcile.domain.document import Document, EventTotals, RowTotals
 from reconcile.domain.event import transaction_id
 from reconcile.domain.window import Window
 from reconcile.run.job import Order, Result, run
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.litellm_schema import insert_rows
 from reconcile.settings import Settings, load
 
