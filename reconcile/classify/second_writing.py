@@ -80,6 +80,36 @@ def repeat(missing: pd.DataFrame, others: pd.DataFrame) -> Bools:
     return repeats[: len(missing)]
 
 
+def overlapping(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """Keys (request_id, start_ms) of the rows (ROWS) that lie beside one of equal content at the same time.
+
+    Only those can be two writings of one call: a cheap look at all rows that spares most of them a costly one.
+    """
+    spend = rows["spend"].to_numpy(np.float64)
+    places = np.flatnonzero(spend > 0)
+    if len(places) < 2:
+        return []
+    group = rows["charge_id"].cat.codes.to_numpy().astype(np.int64)[places]
+    for part in (spend, rows["prompt_tokens"].to_numpy(np.int64), rows["completion_tokens"].to_numpy(np.int64)):
+        codes, distinct = pd.factorize(part[places])
+        group = pd.factorize(group * len(distinct) + codes)[0].astype(np.int64)
+    several = np.bincount(group)[group] > 1
+    group, places = group[several], places[several]
+    if not len(places):
+        return []
+    start, end = rows["start_ms"].to_numpy(np.int64)[places], rows["usage_ms"].to_numpy(np.int64)[places]
+    order = np.lexsort((start, group))
+    group, start, end, places = group[order], start[order], np.maximum(end, start)[order], places[order]
+    # Ends of one group never reach into the next: each group is moved behind the one before it.
+    step = int(max(end.max(), start.max()) - start.min()) + 1
+    reached = np.maximum.accumulate(end + group * step)
+    apart = np.concatenate(([True], start[1:] + group[1:] * step > reached[:-1]))
+    runs = np.cumsum(apart) - 1
+    beside = places[np.bincount(runs)[runs] > 1]
+    requests = rows["request_id"].array.take(beside).tolist()
+    return list(zip(requests, rows["start_ms"].to_numpy(np.int64)[beside].tolist(), strict=True))
+
+
 def _after_another(rows: pd.DataFrame, group: Ints, wanted: Bools, asked: Bools) -> Bools:
     """Which of the rows that are `asked` about have an earlier one of their group among the `wanted` ones."""
     in_order = _in_order(rows, group, np.flatnonzero(wanted | asked))

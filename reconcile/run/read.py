@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.classify import without_copies
-from reconcile.classify.second_writing import nested_twins
+from reconcile.classify.second_writing import overlapping
 from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
 from reconcile.domain.instants import milliseconds
 from reconcile.domain.vocabulary import Scope
@@ -101,7 +101,7 @@ class Reader:
         counted = np.full(len(events), part.scope is Scope.WINDOW)
         if not part.if_awaited:
             run.progress.step(f"{part.window.end:%Y-%m-%d %H:%M}")
-        return Read(part, rows, events, counted, frozenset(nested_twins(near)), milliseconds(part.window.end))
+        return Read(part, rows, events, counted, frozenset(overlapping(near)), milliseconds(part.window.end))
 
 
 def _awaited(part: Part, awaited_ms: int | None) -> bool:
