@@ -94,8 +94,8 @@ class Reader:
             rows = _scoped(rows, part, self._plan)
             rows, events = _named_for_lago(rows, events, self._directory)
             rows, events = _with_deliveries(run, rows, part, events)
-            if run.rules.copies == "one":
-                events = without_copies(events, run.rules)
+            if run.sides.clickhouse and run.rules.copies == "one":
+                events = without_copies(events)
         near = joined([self._recent, rows])
         self._recent = rows[rows["usage_ms"].to_numpy(np.int64) >= milliseconds(part.window.end) - _NEAR_MS]
         counted = np.full(len(events), part.scope is Scope.WINDOW)
