@@ -152,10 +152,6 @@ class Tally:
             if number not in spoiled and booked.get(number, [0, 0]) == read
         )
 
-    def events_of_slice(self, number: int) -> int:
-        """How many events Lago listed in a slice."""
-        return self._read_slices.get(number, [0, 0])[1]
-
     def delivered_in(self, number: int) -> int:
         """How many rows of a slice this run has delivered."""
         groups = self._rows.by("scope", "class", only=number)

@@ -40,7 +40,7 @@ class Courier:
     def note_listed(self, read: Read) -> None:
         """Takes down how many events Lago listed in a part, before anything is sent to it."""
         if read.part is not None and read.part.core:
-            self._listed = self._listed.with_part(read.part.window, len(read.events))
+            self._listed = self._listed.with_part(read.part.window, len(read.listed_ms))
 
     def doubt(self, fault: DoubtfulFault) -> None:
         """Sends nothing more, unless the operator decided otherwise. The reading goes on: the report is to be whole."""
