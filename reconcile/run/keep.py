@@ -78,10 +78,10 @@ def keep_held(run: Run, rows: pd.DataFrame) -> None:
 def _keep_agreed(run: Run, plan: Plan, books: Books) -> None:
     """Keeps the totals of the slices that were read and agree."""
     tally = books.tally
-    agreed = set(tally.agreed_slices(AGREED_ROWS, AGREED_EVENTS))
+    numbers = {piece: milliseconds(piece.start) // tally.slice_ms for piece in plan.read_slices}
+    agreed = set(tally.agreed_slices(numbers.values(), AGREED_ROWS, AGREED_EVENTS))
     kept = []
-    for piece in plan.read_slices:
-        number = milliseconds(piece.start) // tally.slice_ms
+    for piece, number in numbers.items():
         if number in agreed:
             kept.append(
                 {
