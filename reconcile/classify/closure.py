@@ -58,7 +58,6 @@ def loose(c: Content, coarse: Codes, rows: Ints, events: Ints) -> Loose:
     wide[events] = carried & COST == 0
     loose_events &= ~wide
     for names in c.models[1:]:
-        # Most often no event carries any of the other names.
         called = np.zeros(names.size, bool)
         called[names.rows[rows][names.rows[rows] >= 0]] = True
         likely = events[(names.events[events] >= 0) & called[names.events[events]]]
@@ -126,13 +125,19 @@ def _bound(
     """Which stretches (`numbers`) lie in which windows of time that loose items of a group bind together."""
     none = np.empty(0, np.int64)
     rows, events = row_side.places, event_side.places
-    keys = np.concatenate((group.rows[rows], group.events[events]))
-    times = np.concatenate((row_side.here(), event_side.here()))
-    is_loose = np.concatenate((loose_rows[rows], loose_events[events])) & (keys >= 0)
+    is_loose = np.concatenate((loose_rows[rows], loose_events[events]))
     if not is_loose.any():
         return none, none
+    keys = np.concatenate((group.rows[rows], group.events[events]))
+    times = np.concatenate((row_side.here(), event_side.here()))
+    is_loose &= keys >= 0
+    # Only what is of a group with something loose in it.
+    chosen = np.flatnonzero(pd.Series(keys).isin(keys[is_loose]).to_numpy(bool))
+    if not len(chosen):
+        return none, none
+    keys, times, is_loose = keys[chosen], times[chosen], is_loose[chosen]
     codes = pd.factorize(keys)[0]
-    of_event = np.arange(len(keys)) >= len(rows)
+    of_event = chosen >= len(rows)
     base = int(times.min()) - reach.span
     width = int(times.max()) + reach.span + 1 - base
     line = codes * width + (times - base)
@@ -148,9 +153,9 @@ def _bound(
     end = np.zeros(len(begin), np.int64)
     end[window] = last
     at = np.searchsorted(begin, line, side="right") - 1
-    inside = (keys >= 0) & (at >= 0)
+    inside = at >= 0
     inside[inside] = line[inside] <= end[at[inside]]
-    return numbers[inside], at[inside]
+    return numbers[chosen[inside]], at[inside]
 
 
 def _connected(left: Ints, right: Ints, count: int) -> Ints:

@@ -136,19 +136,20 @@ class Content:
 def content(rows: Table, events: Table) -> Content:
     """Codes for compact rows and events."""
     event_models = _named(events["model"])
-    size = int(max(rows["model"].max(initial=0), event_models.max(initial=0))) + 1
-    models = []
-    for name in ROW_MODELS:
+    size = int(max(event_models.max(initial=0), *(rows[name].max(initial=0) for name in ROW_MODELS))) + 1
+    sent_by_name = np.zeros(size, bool)
+    sent_by_name[event_models[event_models >= 0]] = True
+    models = [_named(rows["model"])]
+    for name in ROW_MODELS[1:]:
         names = _named(rows[name])
-        if name == "model" or (names >= 0).any():
-            size = max(size, int(names.max(initial=0)) + 1)
+        if sent_by_name[names[names >= 0]].any():  # most often no event carries any of them
             models.append(names)
     spend, sent = rows["spend"], events["cost"]
     cost, near_cost, several = _cost_codes(spend, sent)
     carried = events["carried"].astype(np.int64)
     counts = _counts(rows, events)
     return Content(
-        subscription=_subscriptions(rows["subscription"].astype(np.int64), events["subscription"].astype(np.int64)),
+        subscription=_subscriptions(_named(rows["subscription"]), _named(events["subscription"])),
         models=tuple(Codes(names, event_models, size) for names in models),
         cost=cost,
         near_cost=near_cost,
@@ -163,8 +164,9 @@ def content(rows: Table, events: Table) -> Content:
     )
 
 
-def _named(models: Ints) -> Ints:
-    return np.where(models > 0, models, -1).astype(np.int64)
+def _named(words: Ints) -> Ints:
+    """Codes of words that are none where the word is empty."""
+    return np.where(words > 0, words, -1).astype(np.int64)
 
 
 def _subscriptions(rows: Ints, events: Ints) -> Codes:

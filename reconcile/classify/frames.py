@@ -124,11 +124,24 @@ class Table:
     def take(self, places: Ints) -> Table:
         return Table({name: column.take(places) for name, column in self.columns.items()}, len(places))
 
+    def of(self, places: Ints) -> _Part:
+        """The items at `places`, each column taken when it is asked for."""
+        return _Part(self, places)
+
     def joined(self, other: Table) -> Table:
         """This one's items, then the other's."""
         if not self.size:
             return other
         return Table({name: _joined(self[name], other[name]) for name in self.columns}, self.size + other.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    table: Table
+    places: Ints
+
+    def __getitem__(self, name: str) -> Any:
+        return self.table[name].take(self.places)
 
 
 def _joined(first: Any, second: Any) -> Any:

@@ -144,7 +144,10 @@ def segments(row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Int
 
 def choose(rows: list[int], events: list[int], reach: Reach) -> tuple[list[int], list[int]]:
     """The largest number of pairs of two sorted lists of times; which ones, where there is a choice, by `_latest`."""
-    latest, first_come = _latest(rows, events, reach), _first_come(rows, events, reach)
+    latest = _latest(rows, events, reach)
+    if len(latest[0]) == min(len(rows), len(events)):
+        return latest
+    first_come = _first_come(rows, events, reach)
     return latest if len(latest[0]) == len(first_come[0]) else first_come
 
 
@@ -165,6 +168,8 @@ def _latest(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[l
         if free and time <= rows[free[-1]] + reach.after:
             chosen_rows.append(free.pop())
             chosen_events.append(event)
+    if len(chosen_events) == len(events):
+        return sorted(chosen_rows), chosen_events
     # A clock that is off may have stamped the others before their rows.
     rest_rows = sorted(set(range(len(rows))) - set(chosen_rows))
     rest_events = sorted(set(range(len(events))) - set(chosen_events))

@@ -17,7 +17,7 @@ from reconcile.classify import closure
 from reconcile.classify.augment import augment
 from reconcile.classify.content import Codes, Content, Turn, content, join, same_cost
 from reconcile.classify.frames import ALL_TOKENS, COST, MODEL, Table
-from reconcile.classify.pairing import Ints, Names, Reach, in_reach, order, pair
+from reconcile.classify.pairing import Bools, Ints, Names, Reach, in_reach, order, pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +66,23 @@ class Stages:
     def equal(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """The largest pairing of equal content on the same subscription, among the given positions."""
         c = self.content
-        paired_rows, paired_events = self._in_turn(rows, events, c.turns(cost=c.cost))
+        paired_rows, paired_events = self.in_turn(rows, events, c.turns(cost=c.cost))
         left_rows = _without(rows, paired_rows, len(self.rows.times))
         left_events = _without(events, paired_events, len(self.events.times))
         if not len(left_rows) or not len(left_events):
             return paired_rows, paired_events
-        left_events = self._movable(rows, events, left_events)
-        if not len(left_events):
-            return paired_rows, paired_events
-        row_of = dict(zip(paired_events.tolist(), paired_rows.tolist(), strict=True))
-        self._augment(rows, left_events, row_of)
-        return np.array(list(row_of.values()), np.int64), np.array(list(row_of), np.int64)
+        return self._augmented(rows, events, paired_rows, paired_events, left_events)
 
     def one_off(self, what: str, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """Pairs on the same subscription where just `what` (cost, tokens or model) differs.
 
         Nothing that is equal may be left on both sides: then the equality of the others means that this one differs.
         """
-        return self._in_turn(rows, events, self.content.turns((what,)))
+        return self.in_turn(rows, events, self.content.turns((what,)))
 
     def elsewhere(self, rows: Ints, events: Ints) -> tuple[Ints, Ints]:
         """Pairs of equal content on different subscriptions."""
-        return self._in_turn(rows, events, self.content.turns(("subscription",)))
+        return self.in_turn(rows, events, self.content.turns(("subscription",)))
 
     def twins(self, rows: Ints, events: Ints, blind: int = 0) -> tuple[Ints, Ints]:
         """The nearest of `rows` in reach to each of `events` that equals one, once per way of being equal.
@@ -125,10 +120,11 @@ class Stages:
                 key = turn.keys(left, right)
                 left, row_keys = left[key.rows >= 0], key.rows[key.rows >= 0]
                 right, event_keys = right[key.events >= 0], key.events[key.events >= 0]
-                met, _ = self._nearest(row_keys, left, event_keys, right)
-                kept_events[met] = True
-                times, event_times = self.rows.times[left], self.events.times[right]
-                kept_rows[left[_have_event(row_keys, times, event_keys, event_times, self.reach)]] = True
+                met_rows, met_events = _met(
+                    row_keys, self.rows.times[left], event_keys, self.events.times[right], self.reach
+                )
+                kept_rows[left[met_rows]] = True
+                kept_events[right[met_events]] = True
         return rows[kept_rows[rows]], events[kept_events[events]]
 
     def in_doubt(self, rows: Ints, paired: Ints) -> Ints:
@@ -152,7 +148,7 @@ class Stages:
         none = np.bincount(group, weights=~has_event[rows]) > 0
         return rows[(some & none)[group]]
 
-    def _in_turn(self, rows: Ints, events: Ints, turns: list[Turn]) -> tuple[Ints, Ints]:
+    def in_turn(self, rows: Ints, events: Ints, turns: list[Turn]) -> tuple[Ints, Ints]:
         """Pairs by one key after the other, each among what the ones before left over."""
         none = np.empty(0, np.int64)
         found_rows, found_events = [none], [none]
@@ -207,27 +203,41 @@ class Stages:
             best_distance = np.where(usable, np.abs(distance), best_distance)
         return events[best >= 0], best[best >= 0]
 
-    def _movable(self, rows: Ints, events: Ints, free: Ints) -> Ints:
-        """Those of the `free` events that a longer pairing could still reach: where something is loose."""
+    def _augmented(
+        self, rows: Ints, events: Ints, paired_rows: Ints, paired_events: Ints, free: Ints
+    ) -> tuple[Ints, Ints]:
+        """The pairing, lengthened from the `free` events where something is loose."""
         c, coarse = self.content, self.coarse
         bound = closure.loose(c, coarse, rows, events)
         if not bound.any():
-            return free[:0]
+            return paired_rows, paired_events
+        # A longer pairing stays within a subscription, and within one of its costs but for events without a cost.
         near = np.concatenate((coarse.rows[bound.rows], coarse.events[bound.events]))
         wide = c.subscription.events[bound.wide]
-        return free[np.isin(coarse.events[free], near[near >= 0]) | np.isin(c.subscription.events[free], wide)]
+        free = free[_among(coarse.events[free], near[near >= 0]) | _among(c.subscription.events[free], wide)]
+        if not len(free):
+            return paired_rows, paired_events
+        of_free = coarse.events[free][coarse.events[free] >= 0]
+        rows = rows[_among(coarse.rows[rows], of_free) | _among(c.subscription.rows[rows], wide)]
+        movable = np.zeros(len(self.rows.times), bool)
+        movable[rows] = True
+        movable = movable[paired_rows]
+        row_of = dict(zip(paired_events[movable].tolist(), paired_rows[movable].tolist(), strict=True))
+        self._augment(rows, free, row_of)
+        return (
+            np.concatenate((paired_rows[~movable], np.array(list(row_of.values()), np.int64))),
+            np.concatenate((paired_events[~movable], np.array(list(row_of), np.int64))),
+        )
 
     def _augment(self, rows: Ints, free: Ints, row_of: dict[int, int]) -> None:
         """Lengthens `row_of` from the `free` events."""
         c = self.content
-        lines = {
-            True: _Line(self.coarse, self.rows, self.events, rows, self.reach),
-            False: _Line(c.subscription, self.rows, self.events, rows, self.reach),
-        }
+        by_cost = _Line(self.coarse, self.rows, self.events, rows, self.reach)
+        by_subscription = _Line(c.subscription, self.rows, self.events, rows, self.reach)
 
         def neighbours(event: int) -> list[int]:
             carried = int(c.carried[event])
-            near = lines[bool(carried & COST)].near(event)
+            near = (by_cost if carried & COST else by_subscription).near(event)
             equal = c.subscription.rows[near] == c.subscription.events[event]
             told = np.zeros(len(near), bool)  # whether something was compared
             if carried & MODEL:
@@ -275,18 +285,31 @@ class _Line:
         return self._rows[first:stop] if key >= 0 else self._rows[:0]
 
 
-def _have_event(keys: Ints, times: Ints, event_keys: Ints, event_times: Ints, reach: Reach) -> Ints:
-    """Positions of the rows with an event of the same key in reach."""
-    if not len(keys) or not len(event_keys):
-        return np.empty(0, np.int64)
-    codes = pd.factorize(np.concatenate((keys, event_keys)))[0]
-    base = int(min(times.min(), event_times.min())) - reach.before
-    width = int(max(times.max(), event_times.max())) + reach.after + 1 - base
-    line = np.sort(codes[len(keys) :] * width + (event_times - base))
-    at = codes[: len(keys)] * width + (times - base)
-    first = np.searchsorted(line, at - reach.before, side="left")
-    stop = np.searchsorted(line, at + reach.after, side="right")
-    return np.flatnonzero(stop > first)
+def _met(keys: Ints, times: Ints, event_keys: Ints, event_times: Ints, reach: Reach) -> tuple[Ints, Ints]:
+    """Positions of the rows with an event of the same key in reach, and of those events."""
+    shared = np.intersect1d(keys, event_keys)
+    rows, events = (np.flatnonzero(_among(side, shared)) for side in (keys, event_keys))
+    if not len(shared):
+        return rows, events
+    times, event_times = times[rows], event_times[events]
+    codes, event_codes = np.searchsorted(shared, keys[rows]), np.searchsorted(shared, event_keys[events])
+    base = int(min(times.min(), event_times.min())) - reach.span
+    width = int(max(times.max(), event_times.max())) + reach.span + 1 - base
+    line, event_line = codes * width + (times - base), event_codes * width + (event_times - base)
+    return (
+        rows[_some_within(np.sort(event_line), line - reach.before, line + reach.after)],
+        events[_some_within(np.sort(line), event_line - reach.after, event_line + reach.before)],
+    )
+
+
+def _some_within(line: Ints, first: Ints, last: Ints) -> Bools:
+    """Whether some place of the sorted line lies from `first` to `last`."""
+    some: Bools = np.searchsorted(line, last, side="right") > np.searchsorted(line, first, side="left")
+    return some
+
+
+def _among(values: Ints, wanted: Ints) -> Bools:
+    return pd.Series(values).isin(wanted).to_numpy(bool) if len(wanted) else np.zeros(len(values), bool)
 
 
 def _without(positions: Ints, taken: Ints, size: int) -> Ints:

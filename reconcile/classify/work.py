@@ -70,7 +70,7 @@ class Work:
         return fresh[fresh >= self.recent]
 
     def row_verdicts(self, places: Ints, words: Words) -> pd.DataFrame:
-        rows, event = self.rows.take(places), self.event_of_row[places]
+        rows, event = self.rows.of(places), self.event_of_row[places]
         paired = np.flatnonzero(event >= 0)
         event_ms, event_cost = np.zeros(len(places), np.int64), np.full(len(places), np.nan)
         event_ms[paired] = self.events["time_ms"][event[paired]]
@@ -98,7 +98,7 @@ class Work:
         )
 
     def event_verdicts(self, places: Ints, hints: Hints, words: Words) -> pd.DataFrame:
-        events, source = self.events.take(places), self._first_copy(places)
+        events, source = self.events.of(places), self._first_copy(places)
         row = self.row_of_event[source]
         paired = np.flatnonzero(row >= 0)
         row_start, row_spend = np.zeros(len(places), np.int64), np.full(len(places), np.nan)

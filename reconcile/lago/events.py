@@ -222,13 +222,9 @@ class PageDecoder:
             return chosen, states
 
         transaction_id = read_texts([event.transaction_id for event in events])
-        request_id = [""] * len(events)
+        request_id = pa.repeat(pa.scalar("", TEXT), len(events))
         if pc.any(pc.starts_with(transaction_id, "llm_")).as_py():
-            attributes = [self._attributes[name] for name in shape.request_id]
-            own = pc.match_substring_regex(transaction_id, f"^{OWN_ID.pattern}$").to_numpy(zero_copy_only=False)
-            for place in np.flatnonzero(own):
-                texts = (as_text(getattr(properties[place], attribute)) for attribute in attributes)
-                request_id[place] = next(filter(None, texts), "")
+            request_id = self._requests(transaction_id, properties)
         cost, cost_states = number(shape.response_cost)
         prompt, prompt_states = number(shape.prompt_tokens)
         completion, completion_states = number(shape.completion_tokens)
@@ -239,7 +235,7 @@ class PageDecoder:
             transaction_id=transaction_id,
             subscription_id=read_texts([event.external_subscription_id for event in events]).dictionary_encode(),
             model=text(shape.model).dictionary_encode(),
-            request_id=pa.array(request_id, TEXT),
+            request_id=request_id,
             time_ms=read_times([event.timestamp for event in events]),
             response_cost=np.where(cost_states == EMPTY, 0.0, cost),
             prompt_tokens=prompt,
@@ -249,6 +245,16 @@ class PageDecoder:
             counted=counted,
             added=added,
         )
+
+    def _requests(self, transaction_id: pa.Array, properties: Sequence[Any]) -> pa.Array:
+        """The request of every event that carries our kind of transaction ID, '' of every other."""
+        found = [""] * len(properties)
+        attributes = [self._attributes[name] for name in self._shape.request_id]
+        own = pc.match_substring_regex(transaction_id, f"^{OWN_ID.pattern}$").to_numpy(zero_copy_only=False)
+        for place in np.flatnonzero(own).tolist():
+            texts = (as_text(getattr(properties[place], attribute)) for attribute in attributes)
+            found[place] = next(filter(None, texts), "")
+        return pa.array(found, TEXT)
 
     def _counted(
         self,

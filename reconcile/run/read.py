@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.classify import without_copies
-from reconcile.classify.second_writing import nested_twins
+from reconcile.classify.second_writing import overlapping
 from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
 from reconcile.domain.instants import milliseconds
 from reconcile.domain.vocabulary import Scope
@@ -94,14 +94,14 @@ class Reader:
             rows = _scoped(rows, part, self._plan)
             rows, events = _named_for_lago(rows, events, self._directory)
             rows, events = _with_deliveries(run, rows, part, events)
-            if run.rules.copies == "one":
-                events = without_copies(events, run.rules)
+            if run.sides.clickhouse and run.rules.copies == "one":
+                events = without_copies(events)
         near = joined([self._recent, rows])
         self._recent = rows[rows["usage_ms"].to_numpy(np.int64) >= milliseconds(part.window.end) - _NEAR_MS]
         counted = np.full(len(events), part.scope is Scope.WINDOW)
         if not part.if_awaited:
             run.progress.step(f"{part.window.end:%Y-%m-%d %H:%M}")
-        return Read(part, rows, events, counted, frozenset(nested_twins(near)), milliseconds(part.window.end))
+        return Read(part, rows, events, counted, frozenset(overlapping(near)), milliseconds(part.window.end))
 
 
 def _awaited(part: Part, awaited_ms: int | None) -> bool:

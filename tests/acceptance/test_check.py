@@ -132,8 +132,9 @@ def test_where_settings_come_from_and_what_is_likely_to_be_a_mistake(world: Worl
     (world.folder / ".env").write_text("RECONCILE_MATCH_AFTER=5s\n")
     ran = world.run("check", "--charge-by", "team_id", LAGO_API_CHARGE_BY="")
     (line,) = [line for line in ran.out.splitlines() if line.startswith("ok    settings: ")]
-    assert ".env: RECONCILE_MATCH_AFTER; " in line
-    assert "option: LAGO_API_CHARGE_BY; default: all others" in line
+    assert "; .env: RECONCILE_MATCH_AFTER; " in line
+    assert "; option: LAGO_API_CHARGE_BY; " in line
+    assert line.endswith("; default: all others")
     assert ran.err.startswith("note  RECONCILE_MATCH_AFTER: ")
     assert world.run("check", "--json").document["settings"]["RECONCILE_MATCH_AFTER"] == ".env"
     logged = world.run("report", *DAYS, RECONCILE_LOG_FORMAT="json").err

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, text
 
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 from .world import CODE, DAY, NIGHT, TEAM, World, live_event, row
 

@@ -123,11 +123,12 @@ def test_names_are_tried_in_order() -> None:
         {"cost": None},
         {"cost": 0, "response_cost": 7},
         {},
+        {"cost": 1, "response_cost": "x"},
     ]
     found = decoded([listed(one) for one in events], shape)
-    assert found["response_cost"].fillna(-1).tolist() == [1, 2, 3, -1, -1, 0, 0, -1]
-    assert found["malformed"].tolist() == [False, False, False, True, True, False, False, False]
-    assert found["model"].tolist() == ["a", "b", "", "c", "", "", "", ""]
+    assert found["response_cost"].fillna(-1).tolist() == [1, 2, 3, -1, -1, 0, 0, -1, 1]
+    assert found["malformed"].tolist() == [False, False, False, True, True, False, False, False, False]
+    assert found["model"].tolist() == ["a", "b", "", "c", "", "", "", "", ""]
 
 
 def test_the_request_is_told_by_our_own_events_alone() -> None:

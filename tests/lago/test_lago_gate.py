@@ -46,7 +46,8 @@ def test_stop_ends_the_wait() -> None:
     gate.leave(entered, 1, 200)
 
 
-def test_who_leaves_lets_the_next_one_in() -> None:
+def test_who_leaves_lets_the_next_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconcile.lago.gate._LOOK", 60.0)
     gate = Gate(1)
     stop = threading.Event()
     entered = gate.enter(stop)
