@@ -350,7 +350,7 @@ def _checked_base(base_url: str) -> str:
 
 
 def _checked_key(api_key: str) -> str:
-    # httpx would quote a key that cannot stand in a header in its error.
+    # The client would quote a key that cannot stand in a header in its error.
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise SettingsError(
             "LAGO_API_KEY is empty, or holds a character that a key cannot have (a space, a line break): "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -49,26 +50,20 @@ def as_text(value: object) -> str:
 def read_numbers(values: list[Any], pattern: str) -> tuple[Floats, States]:
     """JSON numbers, and text of the pattern; NaN for everything else, with what it is."""
     kinds = set(map(type, values))
-    if kinds <= _JSON_NUMBERS:
-        try:
-            column = np.array(values, np.float64)
-        except OverflowError:
-            return _one_by_one(values, pattern)
-        if np.isfinite(column).all():
-            return column, np.full(len(values), NUMBER, np.int8)
-    elif kinds == {str}:
-        if (joined := _joined(values, pattern)) is not None:
-            return joined, np.full(len(values), NUMBER, np.int8)
-    elif kinds == {msgspec.UnsetType}:
+    if kinds == {msgspec.UnsetType}:
         return np.full(len(values), _NAN), np.full(len(values), ABSENT, np.int8)
-    elif str in kinds and kinds <= _JSON_NUMBERS | {str}:
-        places = [place for place, value in enumerate(values) if type(value) is str]
-        if (joined := _joined([values[place] for place in places], pattern)) is not None:
-            numbers = values.copy()
-            for place, number in zip(places, joined.tolist(), strict=True):
-                numbers[place] = number
-            return read_numbers(numbers, pattern)
-    return _one_by_one(values, pattern)
+    column: Floats | None = None
+    if kinds == {str}:
+        column = _joined(values, pattern)
+    elif kinds <= _JSON_NUMBERS or (
+        kinds <= _JSON_NUMBERS | {str}
+        and _joined([value for value in values if type(value) is str], pattern) is not None
+    ):
+        with suppress(OverflowError):
+            column = np.array(values, np.float64)  # NumPy reads the texts among them as Python does
+    if column is None or not np.isfinite(column).all():
+        return _one_by_one(values, pattern)
+    return column, np.full(len(values), NUMBER, np.int8)
 
 
 def _joined(values: list[str], pattern: str) -> Floats | None:

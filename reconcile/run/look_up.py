@@ -132,7 +132,7 @@ def _written_twice(run: Run, rows: pd.DataFrame, twins: frozenset[Key]) -> list[
 def _others(found: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
     """The rows that were found beside the missing ones."""
     known = set(_keys(missing))
-    return found[[key not in known for key in _keys(found)]].reset_index(drop=True)
+    return found[np.array([key not in known for key in _keys(found)], bool)].reset_index(drop=True)
 
 
 def _keys(rows: pd.DataFrame) -> list[Key]:

@@ -59,6 +59,7 @@ def old(world: World) -> World:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with create_engine(database(world.database_url).sqlalchemy).begin() as connection:
+        connection.execute(text("DROP SCHEMA IF EXISTS reconcile CASCADE"))
         connection.execute(text("CREATE SCHEMA reconcile"))
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "0002")

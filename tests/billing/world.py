@@ -188,10 +188,18 @@ class World:
     # --- the job
 
     def run(
-        self, start: datetime, end: datetime, command: str = "run", *, dry_run: bool = False, **settings: str
+        self,
+        start: datetime,
+        end: datetime,
+        command: str = "run",
+        *,
+        dry_run: bool = False,
+        skip_unchanged: bool = False,
+        **settings: str,
     ) -> Result:
         """One run over [start, end). Whatever a test is about, the books balance."""
-        result = run(self.configured(**settings), Order(command, Window(start, end), dry_run))
+        order = Order(command, Window(start, end), dry_run, skip_unchanged=skip_unchanged)
+        result = run(self.configured(**settings), order)
         balanced(result.document)
         assert self.lago.key not in json.dumps(result.document.as_json())
         return result

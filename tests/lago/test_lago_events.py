@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconcile.domain.frames import EVENTS, check
@@ -258,6 +258,7 @@ def test_what_is_no_number_is_malformed_on_clickhouse_too(text: str) -> None:
     assert math.isnan(row["prompt_tokens"])
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_come_through_to_the_last_bit(value: float) -> None:
     found = decoded([listed({"response_cost": value}), listed({"response_cost": f"{value:.1080f}"})])
@@ -266,6 +267,7 @@ def test_numbers_come_through_to_the_last_bit(value: float) -> None:
     assert found["response_cost"].tolist() == [value, 1.0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -417,6 +419,7 @@ EVENT = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENT, max_size=4), st.sampled_from([COST, CLICKHOUSE]))
 def test_no_type_crashes(events: list[dict[str, Any]], shape: EventShape) -> None:
     assert len(decoded(events, shape)) == len(events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconcile.lago.windows import Span, Widths, aim
@@ -122,6 +122,7 @@ def test_a_second_is_never_cut_for_being_slow() -> None:
     assert Widths().slow(Span(0, 1_000)) == [Span(0, 1_000)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**7), st.integers(1, 200), st.integers(0, 10**9))
 def test_parts_tile_their_span(width: int, count: int, start: int) -> None:
     parts = Span(start, start + width).parts(count)
