@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import dataclass
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +31,7 @@ class Lago(Catalog, Listing, Delivery):
 
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
     and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
-    connecting, and for every read and write on its own. `widest` is what an earlier run learnt (see `Listing.widest`).
+    connecting, and for every read and write on its own.
     `ca_file` names a file of further certificates to trust. Setting `stop` ends all waits early: reads raise
     `Interrupted`, a delivery returns what it knows.
 
@@ -49,11 +48,10 @@ class Lago(Catalog, Listing, Delivery):
         retry: Retry | None = None,
         stop: threading.Event | None = None,
         page_size: int = PAGE_SIZE,
-        widest: timedelta | None = None,
         ca_file: str | None = None,
     ) -> None:
         self.page_size = page_size
-        self.state = ListingState(widest)
+        self.state = ListingState()
         self.lists = Gate(concurrency)
         self.batches = Gate(concurrency)
         self.http = Http(

@@ -29,7 +29,7 @@ import pandas as pd
 from reconcile.errors import LagoFault
 from reconcile.lago.events import Columns, EventShape, decoder, frame
 from reconcile.lago.gate import Gate
-from reconcile.lago.http import Http, Params, as_dict, as_int
+from reconcile.lago.http import Http, Params, TooSlow, as_dict, as_int
 from reconcile.lago.reading import EPOCH, MS, ListingState, OnPage, Reader, Window, between, bounds_of, work
 from reconcile.lago.windows import Span
 
@@ -109,10 +109,38 @@ class Listing:
         return _pieces(reader, span, bounds)
 
     def count_events(self, code: str, start: datetime, end: datetime) -> int:
-        """How many events of `code` Lago counts in [start, end), copies counted: one request."""
-        span = Span(_milliseconds(start), _milliseconds(end))
+        """How many events of `code` Lago counts in [start, end), copies counted: one request, where it counts so wide.
+
+        Raises `LagoFault` where Lago does not say.
+        """
+        total = 0
+        with self.state.lock:
+            spans = deque(self.state.widths.fitting(Span(_milliseconds(start), _milliseconds(end))))
+        while spans:
+            self.http.check_stop()
+            span = spans.popleft()
+            counted = self._count(code, span)
+            with self.state.lock:
+                if counted is None:
+                    spans.extendleft(reversed(self.state.widths.slow(span)))
+                else:
+                    self.state.widths.saw(span, counted)
+            total += counted or 0
+        return total
+
+    def learn_widest(self, widest: timedelta | None) -> None:
+        """Takes what an earlier run learnt (see `widest`)."""
+        with self.state.lock:
+            self.state.widths.widest = None if widest is None else max(widest // MS, 1)
+
+    def _count(self, code: str, span: Span) -> int | None:
+        """None where the span is too wide for Lago."""
         params: Params = [("code", code), *bounds_of(span), ("page", 1), ("per_page", 1)]
-        answer = self.http.get("/events", params, gate=self.lists, items=work)
+        patient = self.state.widths.patient
+        try:
+            answer = self.http.get("/events", params, gate=self.lists, items=work, large=not patient)
+        except TooSlow:
+            return None
         total = as_int(as_dict((answer.body or {}).get("meta")).get("total_count"))
         if total is None:
             raise LagoFault("GET /events did not say how many events there are (meta.total_count)")

@@ -30,9 +30,9 @@ OnPage = Callable[[int], None]
 class ListingState:
     """What one client learns from its listings, shared by its threads and views."""
 
-    def __init__(self, widest: timedelta | None = None) -> None:
+    def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.widths = Widths(widest=None if widest is None else max(widest // MS, 1))
+        self.widths = Widths()
         # How many events this server puts on a page where fewer than asked for: told by a page that had a next one.
         self.grant: int | None = None
         self.no_grants: set[int] = set()  # lengths of a page that had no next one

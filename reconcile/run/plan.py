@@ -210,7 +210,8 @@ def _late(run: Run, window: Window, grown: pd.DataFrame) -> tuple[pd.DataFrame, 
     """Of the rows of hours that grew: those from before the window that a run was asked for, and the window's long
     ones.
 
-    A row outside every window that was asked for is nobody's business yet, unless it ended after the newest of them.
+    A row outside every window that was asked for is nobody's business yet: a call that began in one of them and ended
+    after it is billed by whoever asks for its time.
     """
     times = grown["usage_ms"].to_numpy(np.int64)
     inside = times >= milliseconds(window.start)
@@ -224,9 +225,6 @@ def _late(run: Run, window: Window, grown: pd.DataFrame) -> tuple[pd.DataFrame, 
     wanted = np.zeros(len(before), bool)
     for one in merged(asked):
         wanted |= (times >= milliseconds(one.start)) & (times < milliseconds(one.end))
-    newest = max((milliseconds(one.end) for one in asked), default=None)
-    if newest is not None:
-        wanted |= times >= newest
     return before[wanted].reset_index(drop=True), in_window
 
 

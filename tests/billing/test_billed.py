@@ -336,6 +336,10 @@ def test_the_report_compares_the_metric_s_real_field(any_bare_world: World, fiel
 
 def units_or_none(world: World) -> Decimal | None:
     """None where Lago prices the metric for nobody."""
-    return units(world) if world.get(f"customers/{TEAM}/current_usage", external_subscription_id=TEAM)[
-        "customer_usage"
-    ]["charges_usage"] else None
+    return (
+        units(world)
+        if world.get(f"customers/{TEAM}/current_usage", external_subscription_id=TEAM)["customer_usage"][
+            "charges_usage"
+        ]
+        else None
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -71,7 +70,10 @@ def test_house_accounts(any_world: World) -> None:
     ran = world.day()
     assert (ran.exit_code, rows_in(ran.document), events_in(ran.document)) == (0, {"excluded": 40}, {"own": 40})
     assert ran.document.reasons["excluded"]["own"] == 40
-    assert (ran.document.rows["excluded"].spend, ran.document.events["own"].spend) == (Decimal("0.016"), Decimal("0.016"))
+    assert (ran.document.rows["excluded"].spend, ran.document.events["own"].spend) == (
+        Decimal("0.016"),
+        Decimal("0.016"),
+    )
 
     lost = [
         {**one, "request_id": f"lost-{one['request_id']}", "endTime": one["endTime"] + HOUR}
@@ -344,7 +346,7 @@ def test_row_level_security_is_no_empty_table(world: World, spend_database: str)
         connection.execute('ALTER TABLE "LiteLLM_SpendLogs" ENABLE ROW LEVEL SECURITY')
     address = spend_database.split("@", 1)[1]
     try:
-        with pytest.raises(PreflightError, match="row-level security|policy"):
+        with pytest.raises(PreflightError, match=r"row-level security|policy"):
             world.day(
                 DATABASE_URL=f"postgresql://walled:w@{address}",
                 RECONCILE_STATE_URL=spend_database,
@@ -400,7 +402,10 @@ def test_a_lago_that_ignores_filters(world: World, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "model",
-    ["x\0y", "".join(random.Random(5).choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=4000))],
+    [
+        "x\0y",
+        "".join(random.Random(5).choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=4000)),
+    ],
     ids=["NUL", "4,000 letters"],
 )
 def test_one_item_s_500_rejects_that_item_alone(world: World, model: str) -> None:
@@ -425,7 +430,9 @@ def test_a_customer_per_session(world: World) -> None:
     rows = [
         {
             **one,
-            "end_user": json.dumps({"device_id": f"{rng.getrandbits(256):064x}", "session_id": str(uuid.UUID(int=rng.getrandbits(128)))}),
+            "end_user": json.dumps(
+                {"device_id": f"{rng.getrandbits(256):064x}", "session_id": str(uuid.UUID(int=rng.getrandbits(128)))}
+            ),
         }
         for one in rows_of(DAY, 6000)
     ]
@@ -455,5 +462,3 @@ def test_a_slow_catalogue(world: World) -> None:
     assert world.day().exit_code == 0
     assert not [path for path in world.requests() if path.startswith("plans")]
     assert organization.clickhouse is False
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -34,7 +34,9 @@ SECOND = timedelta(seconds=1)
 
 def thousand(day: datetime = DAY) -> list[dict[str, Any]]:
     """A day of a busy team, whose calls are not all alike."""
-    return [{**one, "prompt_tokens": 20 + n % 90, "total_tokens": 30 + n % 90} for n, one in enumerate(rows_of(day, 1000))]
+    return [
+        {**one, "prompt_tokens": 20 + n % 90, "total_tokens": 30 + n % 90} for n, one in enumerate(rows_of(day, 1000))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,11 @@ def test_a_backfill_before_the_start_sends_nothing(any_world: World) -> None:
     world.subscribe()
     world.write(row("before", NOON - MS), row("at", NOON))
     ran = world.day(RECONCILE_START="2025-11-20T12:00:00Z")
-    assert (ran.exit_code, rows_in(ran.document), world.held()) == (1, {"delivered": 1, "held": 1}, {"before": "before_start"})
+    assert (ran.exit_code, rows_in(ran.document), world.held()) == (
+        1,
+        {"delivered": 1, "held": 1},
+        {"before": "before_start"},
+    )
     assert world.billed() == {("at", TEAM): 1}
 
 
@@ -295,5 +301,3 @@ def test_lost_rows_beside_hundreds_of_events_without_rows_are_sent(any_world: Wo
     ran = world.day()
     assert (ran.exit_code, rows_in(ran.document), ran.document.verified) == (1, {"delivered": 25}, True)
     assert events_in(ran.document) == {"orphan": 400}
-
-

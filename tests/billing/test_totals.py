@@ -198,4 +198,4 @@ def test_only_reports_ask_for_usage(world: World) -> None:
     world.write(*rows_of(DAY, 3))
     ran = world.day()
     assert usage(ran.document) == []
-    assert not [path for path in world.requests() if path.endswith("usage")]
+    assert not [path for path in world.requests() if path.endswith("_usage")]
