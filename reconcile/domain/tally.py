@@ -70,6 +70,11 @@ class Tally:
         """Takes events that were read out of the books: their rows are gone from the spend log."""
         self._read_events.add(exact.usable(costs), sign=-1)
 
+    def rows_there(self, number: int) -> dict[tuple[str, str], int]:
+        """How many rows of each charge ID and model were read of a slice and are decided about."""
+        groups = self._rows.by("charge_id", "model", only=number)
+        return {(str(charge_id), str(model)): counters[0] for (charge_id, model), (counters, _) in groups.items()}
+
     def groups_of(self, packed: bytes) -> dict[tuple[str, str], int]:
         """How many rows of each charge ID and model a packed slice held."""
         found: dict[tuple[str, str], int] = {}

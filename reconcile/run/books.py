@@ -17,7 +17,7 @@ import pandas as pd
 from reconcile.classify.doubt import Doubt
 from reconcile.domain import exact
 from reconcile.domain.document import DISCREPANCY_COLUMNS
-from reconcile.domain.event import transaction_ids
+from reconcile.domain.event import OWN_ID, transaction_ids
 from reconcile.domain.frames import among
 from reconcile.domain.instants import HOUR_MS, milliseconds
 from reconcile.domain.money import add
@@ -110,12 +110,8 @@ class Books:
             return
         times = events["time_ms"].to_numpy(np.int64)
         events = events[(times >= milliseconds(counted.start)) & (times < milliseconds(counted.end))]
-        orphans = np.flatnonzero(among(events["class"], [EventClass.ORPHAN]) & among(events["reason"], [Reason.NO_ROW]))
-        if len(orphans):
-            gone = orphans[self.deleted.explain(events.iloc[orphans])]
-            if len(gone):
-                self._put_aside(events["cost"].to_numpy(np.float64)[gone])
-                events = events.drop(events.index[gone])
+        if self.deleted.rows:
+            events = self._without_deleted(events)
         self.tally.add_events(events)
         # The pairs of the window stand with their rows already.
         alone = among(events["class"], _ALONE) | (
@@ -134,6 +130,17 @@ class Books:
                 request_ids=chosen["row_request_id"].tolist(),
                 details=[""] * len(chosen),
             )
+
+    def _without_deleted(self, events: pd.DataFrame) -> pd.DataFrame:
+        """The events without those whose rows LiteLLM has deleted: they are set aside."""
+        unexplained = among(events["class"], [EventClass.ORPHAN]) & among(events["reason"], [Reason.NO_ROW])
+        # An event of ours whose row is gone repeats another row's content where calls are alike.
+        repeats = among(events["class"], [EventClass.DUPLICATE]) & among(events["reason"], [Reason.SAME_CONTENT])
+        unexplained |= repeats & events["transaction_id"].str.fullmatch(OWN_ID.pattern).to_numpy(bool)
+        places = np.flatnonzero(unexplained)
+        gone = places[self.deleted.explain(events.iloc[places], self.tally.rows_there)]
+        self._put_aside(events["cost"].to_numpy(np.float64)[gone])
+        return events.drop(events.index[gone])
 
     def _put_aside(self, costs: npt.NDArray[np.float64]) -> None:
         """Takes events out of the books whose rows LiteLLM has deleted."""

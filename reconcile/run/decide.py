@@ -111,10 +111,11 @@ def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
     return np.asarray(wanted & np.isfinite(spend) & (spend >= 0))
 
 
-def release(pending: Pending, events_until_ms: int, reach: Reach) -> Due:
+def release(pending: Pending, events_until_ms: int, reach: Reach, *, is_beyond: bool) -> Due:
     """Takes out the rows that no event later than what was read can belong to. `events_until_ms` is how far was
-    read."""
-    due = pending.rows["usage_ms"].to_numpy(np.int64) <= events_until_ms - reach.after
+    read. None is due while `is_beyond`: those near a stretch's end are decided about together, when all is read."""
+    usage = pending.rows["usage_ms"].to_numpy(np.int64)
+    due = np.zeros(len(usage), bool) if is_beyond else usage <= events_until_ms - reach.after
     return Due(pending.rows[due].reset_index(drop=True), replace(pending, rows=pending.rows[~due]))
 
 
@@ -149,8 +150,8 @@ def static_reasons(
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`rows` with class `held` and a reason, or still `missing`: those may be sent. `held_by` are the places among the
-    pending events of those that hold a row back. `doubt` says why nothing may be sent."""
+    """`rows` with class `held` and a reason, or still `missing`: those may be sent. The `pending` events that hold a
+    row back have the reason `late_event`. `doubt` says why nothing may be sent."""
 
     rows: pd.DataFrame
     pending: Pending

@@ -72,7 +72,7 @@ def reconcile(run: Run, books: Books) -> Seen:
 
                     # What becomes of rows without an event, once every event that could be theirs has been read.
                     frontier = classification.frontier_ms
-                    due = release(pending, frontier, reach)
+                    due = release(pending, frontier, reach, is_beyond=part.is_beyond)
                     facts = look_up(run, directory, due.rows, pending.twins)
                     other = look_up(run, directory, step.pushable)
                     decided = decide(facts.rows, facts.reasons, due.pending, reach)

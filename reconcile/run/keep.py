@@ -43,7 +43,7 @@ def deleted_rows(run: Run, plan: Plan, books: Books) -> Deleted:
         # What 0.1 packed is compressed, and told by its first byte: such a slice counts as not known.
         if totals[:1] == b"{":
             known[milliseconds(start) // books.tally.slice_ms] = books.tally.groups_of(totals)
-    return Deleted(dict(plan.recount.cut), known, books.tally.slice_ms)
+    return Deleted(dict(plan.recount.cut), known, books.tally.slice_ms, as_ms(run.settings.max_call))
 
 
 def local_day_numbers(times: npt.NDArray[np.int64], zone: ZoneInfo) -> npt.NDArray[np.int64]:

@@ -50,6 +50,11 @@ class Read:
         return self.part is None
 
     @property
+    def is_beyond(self) -> bool:
+        """Whether it lies behind what is to be decided about, and was read because rows wait for its events."""
+        return self.part is not None and self.part.if_awaited
+
+    @property
     def counted_events(self) -> pd.DataFrame:
         return self.events[self.counted]
 

@@ -11,6 +11,7 @@ import pytest
 from reconcile.domain.document import Document
 from reconcile.run.check import checks
 from reconcile.unattended import alerts
+from reconcile.unattended.alerts.message import Alert
 
 from .world import (
     DAY,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -347,7 +346,7 @@ def test_row_level_security_is_no_empty_table(world: World, spend_database: str)
         connection.execute('ALTER TABLE "LiteLLM_SpendLogs" ENABLE ROW LEVEL SECURITY')
     address = spend_database.split("@", 1)[1]
     try:
-        with pytest.raises(PreflightError, match="row-level security|policy"):
+        with pytest.raises(PreflightError, match=r"row-level security|policy"):
             world.day(
                 DATABASE_URL=f"postgresql://walled:w@{address}",
                 RECONCILE_STATE_URL=spend_database,

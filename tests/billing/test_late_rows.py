@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from reconcile.domain.window import Window
@@ -65,7 +66,7 @@ def test_a_row_written_20_days_late(world: World, hour: str) -> None:
     assert findings(ran.document)["late_delivered"] == 1
     assert world.billed()["late", TEAM] == 1
     sent = next(one for one in world.lago.organization.stored_events() if one["properties"]["request_id"] == "late")
-    assert sent["timestamp"] == late["endTime"].replace(tzinfo=None)
+    assert sent["timestamp"] == late["endTime"].replace(tzinfo=None, microsecond=200)
     again = world.nightly(MUCH_LATER)
     assert (again.exit_code, late_in(again.document), again.document.verified) == (0, {}, None)
     assert set(world.billed().values()) == {1}
@@ -267,12 +268,12 @@ def after_hours(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> No
 
 def after_rows(monkeypatch: pytest.MonkeyPatch, request_id: str, work: Callable[[], None]) -> None:
     """Does `work` once, right after the row of this request was read."""
-    real, todo = SpendLogs.rows, [work]
+    real, todo = SpendLogs.read, [work]
 
-    def rows(self: SpendLogs, starts: Window, usage: Window) -> pd.DataFrame:
+    def read(self: SpendLogs, starts: Window, usage: Window) -> pa.Table:
         found = real(self, starts, usage)
-        if todo and request_id in found["request_id"].tolist():
+        if todo and request_id in found["request_id"].to_pylist():
             todo.pop()()
         return found
 
-    monkeypatch.setattr(SpendLogs, "rows", rows)
+    monkeypatch.setattr(SpendLogs, "read", read)

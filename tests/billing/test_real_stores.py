@@ -23,7 +23,6 @@ def ending_at(millisecond: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the job takes the empty text that ClickHouse lists for null for another cost")
 def test_null_and_the_empty_text_are_one(clickhouse_world: World) -> None:
     """LiteLLM posts a null cost where it knows no price; ClickHouse lists it as an empty text."""
     world = clickhouse_world
@@ -38,13 +37,11 @@ def test_null_and_the_empty_text_are_one(clickhouse_world: World) -> None:
     assert len(world.lago.organization.stored_events(CODE)) == 14
 
 
-@pytest.mark.xfail(strict=True, reason="the job looks for its events at the very millisecond that it sent")
 def test_own_events_a_millisecond_early_in_clickhouse(clickhouse_world: World) -> None:
     world = clickhouse_world
     _own_events_are_known(world, EARLY_ON_CLICKHOUSE)
 
 
-@pytest.mark.xfail(strict=True, reason="the job looks for its events at the very millisecond that it sent")
 def test_own_events_a_millisecond_early_before_1_48(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.lago.stand_in, "version", V1_38)
     _own_events_are_known(world, EARLY_BEFORE_1_48)

@@ -109,7 +109,7 @@ def test_a_row_that_is_late_in_a_deleted_hour(world: World) -> None:
     world.day()
     world.delete_started(DAY, DAY + NIGHT)
     world.day()
-    world.write(row("late", NOON + MS))
+    world.write(row("late", NOON + MS, spend=0.5))
     ran = world.nightly(DAY + 10 * NIGHT)
     assert (late_in(ran.document), world.billed()) == ({"delivered": 1}, {("a", TEAM): 1, ("late", TEAM): 1})
 

@@ -16,8 +16,9 @@ def orphan(minutes: int = 0, **changes: Any) -> dict[str, Any]:
     return {"class": "orphan", "reason": "no_row", "time_ms": NOON + minutes * 60_000, **changes}
 
 
-def explained(deleted: Deleted, *orphans: dict[str, Any]) -> list[bool]:
-    return deleted.explain(event_verdicts(*orphans)).tolist()
+def explained(deleted: Deleted, *orphans: dict[str, Any], there: int = 0) -> list[bool]:
+    """`there` rows of the usual content are left of every slice."""
+    return deleted.explain(event_verdicts(*orphans), lambda _: {("team-a", "gpt"): there}).tolist()
 
 
 def test_as_many_as_rows_were_deleted_and_no_more() -> None:
@@ -49,3 +50,16 @@ def test_only_content_that_the_slice_held() -> None:
 
 def test_nothing_deleted_explains_nothing() -> None:
     assert explained(Deleted({}, {}, HOUR_MS), orphan()) == [False]
+
+
+def test_a_known_slice_tells_that_a_long_call_is_gone() -> None:
+    """It began ten hours before its event: too far away to be near, but the slice holds one row less than it did."""
+    known = {SLICE: {("team-a", "gpt"): 3}}
+    began = NOON - 10 * HOUR_MS
+
+    def deleted() -> Deleted:
+        return Deleted({began: 5}, known, HOUR_MS, max_call_ms=24 * HOUR_MS)
+
+    assert explained(deleted(), orphan(1), orphan(2), there=2) == [True, False]
+    assert explained(deleted(), orphan(1), there=3) == [False]
+    assert explained(Deleted({began: 5}, {}, HOUR_MS, max_call_ms=24 * HOUR_MS), orphan(1)) == [False]
