@@ -125,7 +125,8 @@ def test_a_run_sends_nothing_that_a_backfill_was_not_asked_for(any_world: World)
     world.write(*inside, *long)
     assert rows_in(world.day().document) == {"delivered": 20}
     ran = world.nightly(DAY + 10 * NIGHT)
-    assert (ran.exit_code, rows_in(ran.document), late_in(ran.document)) == (0, {}, {})
+    # Rows of an hour that grew are looked at again; nothing becomes of them.
+    assert (ran.exit_code, rows_in(ran.document), late_in(ran.document).keys()) == (0, {}, {"matched"})
     assert sum(world.billed().values()) == 20
 
 
@@ -136,7 +137,7 @@ def test_rows_of_a_window_that_was_asked_for_are_late(any_world: World) -> None:
     world.day()
     world.write(row("late", NOON), row("unasked", DAY + NIGHT + HOUR, seconds=2 * 3600.0))
     ran = world.nightly(DAY + 10 * NIGHT)
-    assert late_in(ran.document) == {"delivered": 1}
+    assert late_in(ran.document)["delivered"] == 1
     assert world.billed()["late", TEAM] == 1
     assert world.billed()["unasked", TEAM] == 0
 
