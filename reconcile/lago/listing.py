@@ -114,11 +114,13 @@ class Listing:
         Raises `LagoFault` where Lago does not say.
         """
         total = 0
-        with self.state.lock:
-            spans = deque(self.state.widths.fitting(Span(_milliseconds(start), _milliseconds(end))))
+        spans = deque([Span(_milliseconds(start), _milliseconds(end))])
         while spans:
             self.http.check_stop()
-            span = spans.popleft()
+            with self.state.lock:
+                # What the last one taught holds for the others.
+                span, *others = self.state.widths.fitting(spans.popleft())
+            spans.extendleft(reversed(others))
             counted = self._count(code, span)
             with self.state.lock:
                 if counted is None:

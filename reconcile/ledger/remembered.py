@@ -52,10 +52,10 @@ class Memories(LedgerDatabase):
                 ],
             )
 
-    def widest(self, stream: Stream) -> timedelta | None:
-        """The widest window that Lago could list without timing out; None where none was too wide so far."""
+    def widest(self, stream: Stream, since_ms: int) -> timedelta | None:
+        """The widest window that Lago could list without timing out; None where none was too wide since then."""
         found = self.recall_catalogue(stream, [_WIDEST]).get(_WIDEST)
-        return None if found is None else timedelta(milliseconds=int(found[2]["ms"]))
+        return None if found is None or found[1] < since_ms else timedelta(milliseconds=int(found[2]["ms"]))
 
     def keep_widest(self, stream: Stream, widest: timedelta | None, asked_ms: int) -> None:
         """Keeps what this run has learned about it."""

@@ -23,7 +23,7 @@ from reconcile.run.cross_check import lago_usage, previous_run_of, remarks_on_pl
 from reconcile.run.decide import Pending, choose, decide, release, release_events, take
 from reconcile.run.held_rows import held_rows
 from reconcile.run.judge import judged
-from reconcile.run.keep import deleted_rows, keep, keep_held, new_books
+from reconcile.run.keep import deleted_rows, keep, keep_held, keep_widest, new_books
 from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up, policy_of
 from reconcile.run.order import Order, Progress, Result, Silent, Timing
 from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
@@ -157,6 +157,7 @@ def _recorded(run: Run) -> Result:
     """Does the work, and writes it down in the ledger from begin to end."""
     ledger, order, books = run.sides.ledger, run.order, new_books(run.settings, run.sides.metric)
     _begin(ledger, run.sides.stream, order, run.run_id, run.timing, run.sides.litellm)
+    widest = run.sides.lago.widest
     seen = reconcile(run, books)
     fault = seen.fault
     if fault is not None:
@@ -166,6 +167,7 @@ def _recorded(run: Run) -> Result:
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
     with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
+        keep_widest(run, widest)
         ledger.finish_run(
             run.run_id,
             status=found.status,

@@ -3,7 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -112,6 +112,13 @@ def keep(run: Run, plan: Plan, books: Books) -> None:
     )
     _keep_grown(run, plan, there)
     ledger.release(stream, sorted(books.settled))
+
+
+def keep_widest(run: Run, known: timedelta | None) -> None:
+    """Writes down how wide a range Lago could list, where that is not what was `known`: the next run asks no wider."""
+    if run.order.sends and run.sides.lago.widest != known:
+        asked_ms = milliseconds(run.timing.started_at)
+        run.sides.ledger.keep_widest(run.sides.stream, run.sides.lago.widest, asked_ms)
 
 
 def _keep_grown(run: Run, plan: Plan, there: dict[int, int]) -> None:

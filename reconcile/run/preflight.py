@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from reconcile.domain.instants import milliseconds
 from reconcile.errors import PreflightError
 from reconcile.lago import Lago, Metric, Organization
 from reconcile.lago.pricing import refusal
@@ -15,6 +16,9 @@ from reconcile.ledger import Ledger, Stream
 from reconcile.litellm.spend_logs import SpendLogs
 from reconcile.run.clocks import APART, too_far_apart
 from reconcile.settings import Settings
+
+# How long a run goes by what an earlier one learned of Lago's patience: a Lago may be given more of it.
+_WIDEST_KEPT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,20 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
         organization = lago.preflight.organization()
         check_lago_clock(lago)
         metric = find_metric(lago, settings)
+        stream = Stream(
+            lago=settings.lago_api_base,
+            organization=organization.lago_id or settings.lago_api_base,
+            event_code=settings.event_code,
+            charge_by=settings.charge_by,
+        )
+        lago.learn_widest(ledger.widest(stream, milliseconds(datetime.now(UTC) - _WIDEST_KEPT)))
         yield Sides(
             spend_logs=spend_logs,
             lago=lago,
             ledger=ledger,
             organization=organization,
             metric=metric,
-            stream=Stream(
-                lago=settings.lago_api_base,
-                organization=organization.lago_id or settings.lago_api_base,
-                event_code=settings.event_code,
-                charge_by=settings.charge_by,
-            ),
+            stream=stream,
             clickhouse=events_store(settings, organization) == "clickhouse",
             litellm=f"{settings.database.display}/{settings.database.schema}",
         )

@@ -309,11 +309,12 @@ def test_what_lago_said_is_kept_by_organization_and_event_code(ledger: Ledger) -
 
 
 def test_how_wide_lago_can_list(ledger: Ledger) -> None:
-    assert ledger.widest(STREAM) is None
+    assert ledger.widest(STREAM, 0) is None
     ledger.keep_widest(STREAM, timedelta(minutes=15), 5)
-    assert ledger.widest(STREAM) == timedelta(minutes=15)
+    assert ledger.widest(STREAM, 5) == timedelta(minutes=15)
+    assert ledger.widest(STREAM, 6) is None  # what was learned long ago is tried anew
     ledger.keep_widest(STREAM, None, 6)
-    assert ledger.widest(STREAM) is None
+    assert ledger.widest(STREAM, 0) is None
 
 
 # --- runs

@@ -362,9 +362,13 @@ def test_a_lago_that_cannot_list_wide(double: Double, too_slow: Reply | None) ->
             assert listed(lago) == names
             assert len(refused) <= 3  # remembered
         refused.clear()
-        with Lago(double.url, KEY, retry=QUICK, timeout=0.3, widest=widest) as lago:
+        with Lago(double.url, KEY, retry=QUICK, timeout=0.3) as lago:
+            lago.learn_widest(widest)
             assert listed(lago) == names
         assert refused == []
+        with Lago(double.url, KEY, retry=QUICK, timeout=0.3) as lago:
+            assert lago.count_events("llm", START, END) == len(names)
+        assert 0 < len(refused) <= 8
     finally:
         released.set()
     assert len(double.requests) < 3 * 24 * 6
