@@ -27,6 +27,7 @@ from .settings import Refused, Settings, read
 OLDEST = (1, 90)
 NEWEST = (1, 110)  # what was tried; a newer one is not refused
 _FLUSH = 5.0  # seconds that the end of a process waits for what is queued
+_TWO = 'LiteLLM\'s own "lago" is among the callbacks as well, and every call would be billed twice: take it out'
 _REMEMBERED = 20_000  # of the latest calls, so that a hook that runs twice makes one event
 
 try:
@@ -60,6 +61,10 @@ class LagoCallback(CustomLogger):
         """Queue the event of a call that has succeeded. Whatever goes wrong is counted, and harms nobody's request."""
         measures = self.sender.measures
         try:
+            if litellms_own():
+                measures.leave(Left.TWO_CALLBACKS)
+                measures.warn("two_callbacks", f"{_TWO}; this one sends nothing")
+                return
             spend = _spend(kwargs)
             if spend is None:
                 measures.leave(Left.NO_ROW)
@@ -100,12 +105,24 @@ class LagoCallback(CustomLogger):
 def start() -> LagoCallback:
     """The callback with the settings of this process's environment. Raises Refused with what to change."""
     settings = read(os.environ)
+    if litellms_own():
+        raise Refused(f"reconcile.callback.lago cannot start. {_TWO}")
     payload = _payload_builder()
     sender = Sender(lambda: Post(settings, _verify()), Limits())
     callback = LagoCallback(settings, payload, sender)
     _flush_at_the_end(sender)
     log.info("usage events of %s go to %s", settings.shape.code, settings.base)
     return callback
+
+
+def litellms_own() -> bool:
+    """Whether LiteLLM's own callback is configured too: each call would be sent twice, under two IDs."""
+    litellm: Any = sys.modules["litellm"]
+    lists = ("callbacks", "success_callback", "_async_success_callback")
+    for callback in (one for name in lists for one in getattr(litellm, name, None) or ()):
+        if callback == "lago" or type(callback).__name__ == "LagoLogger":
+            return True
+    return False
 
 
 def check_version(version: str) -> None:

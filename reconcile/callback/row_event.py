@@ -42,6 +42,7 @@ class Left(StrEnum):
     BEFORE_START = "before_start"
     JOB = "job"
     SAME_CALL = "same_call"  # the call already has an event
+    TWO_CALLBACKS = "two_callbacks"  # LiteLLM's own is configured beside this one, and has sent the call
     NO_ROW = "no_row"  # LiteLLM could not price the call, and writes no row
 
 

@@ -146,7 +146,7 @@ def _exclude(text: str) -> frozenset[str]:
 def _properties(text: str) -> tuple[tuple[str, str], ...]:
     """`name` or `name=sent_name`, separated by commas; empty means all."""
     sent: dict[str, str] = {}
-    for item in _items(text) or PROPERTIES:
+    for item in _items(text or ",".join(PROPERTIES)):
         name, equals, sent_name = (part.strip() for part in item.partition("="))
         if name not in PROPERTIES:
             raise ValueError(f"{name[:60]!r} is none of {', '.join(PROPERTIES)}")
@@ -155,6 +155,8 @@ def _properties(text: str) -> tuple[tuple[str, str], ...]:
         if name in sent or (sent_name or name) in sent.values():
             raise ValueError(f"{item[:60]!r} names a property twice")
         sent[name] = sent_name or name
+    if not sent:
+        raise ValueError("names no property")
     return tuple(sent.items())
 
 

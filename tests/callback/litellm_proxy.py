@@ -25,8 +25,7 @@ from zipfile import ZipFile
 
 import httpx
 import psycopg
-
-from ..real_litellm.loopback import providers
+from real_litellm.loopback import providers
 
 ROOT = Path(__file__).parents[2]
 PARTS = Path(__file__).parent / "proxy"
