@@ -138,6 +138,22 @@ def test_where_a_second_sending_may_bill_twice_a_batch_without_an_answer_is_not_
     assert len({body for batch in answers.batches for body in batch}) == sum(map(len, answers.batches))
 
 
+def test_a_piece_of_a_refused_batch_whose_answer_is_lost_is_not_sent_again_there() -> None:
+    def rule(batch: list[bytes]) -> Reply:
+        if len(batch) > 10:
+            return Reply(Answer.REFUSED, "Lago answered 413")
+        return Reply(Answer.LOST, "no answer") if b"5" in batch else TAKEN
+
+    answers = Answers(rule, store="clickhouse")
+    one = sender(answers)
+    put(one, 30)
+    assert one.flush(30)
+    lost = one.measures.dropped["answer_lost"]
+    assert 0 < lost <= 10
+    assert one.measures.delivered == 30 - lost
+    assert sum(b"5" in batch for batch in answers.batches if len(batch) <= 10) == 1
+
+
 @pytest.mark.parametrize("answer", [Answer.BUSY, Answer.UNREACHABLE, Answer.CLOSED])
 def test_what_no_store_has_taken_is_sent_again_there_too(answer: Answer) -> None:
     count = iter(range(1000))
