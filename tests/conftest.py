@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconcile.sandbox.lago import LagoStandIn, Organization
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.litellm_schema import migrate
 from reconcile.sandbox.postgres import create_database, drop_database, postgres
 from reconcile.sandbox.servers import lago_server

@@ -3,24 +3,24 @@
     pip install -e '.[test]'
     python tools/make_sample_traffic.py
 
-Takes about two minutes; needs no network. LiteLLM 1.106.2 itself makes every row and every live event: each planned
-request goes through its router and providers' clients (to a server on loopback) three times, once per charge-by of
-the `lago` callback, whose posts are taken down over HTTP (tests/real_litellm/live.py). Around that, this script
-decides from a seed what LiteLLM would stamp at random, so that running it twice gives the same bytes:
+Takes about two minutes. LiteLLM itself, the newest version that the tests drive, makes every row and every live event:
+each planned request goes through its router and providers' clients (to a server on loopback) three times, once per
+charge-by of the `lago` callback, whose posts are taken down over HTTP (tests/real_litellm/live.py). Around that, this
+script decides from a seed what LiteLLM would stamp at random, so that running it twice gives the same bytes:
 
 - who asks for what (about 2,000 requests of three teams, at office hours mostly), and when: start, end, arrival;
 - random IDs: transaction IDs, session IDs, the IDs that LiteLLM mints for Anthropic, the time in a cache hit's ID;
 - the providers' addresses in `api_base`. `metadata` is cut down to what describes the request and its cost.
 
-Then it breaks what production breaks: 2 % of the events are lost, some are doubled, repriced or sent to another team,
-and some rows are lost. Every event says in `fate` what became of it, and in `row` which row is its own.
+Then it breaks what production breaks: 2 % of the events are lost, some are doubled, repriced, stripped of their cost,
+sent to another team or minutes late, and some rows are lost. Every event says in `fate` what became of it, and in `row`
+which row is its own.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import logging
 import math
 import random
 import re
@@ -35,11 +35,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from real_litellm.live import LITELLM_VERSION, RequestSpec, gateway  # noqa: E402
+from real_litellm.live import RequestSpec  # noqa: E402
 from real_litellm.loopback import note_taking_lago  # noqa: E402
+from real_litellm.versions import NEWEST, LiteLLM, interpreter  # noqa: E402
 
 from reconcile.sandbox.traffic import EVENT_CODE  # noqa: E402
 
+ENVIRONMENTS = ROOT / ".pytest_cache" / "d" / "litellm"  # the tests' own
 TARGET = ROOT / "reconcile" / "sandbox" / "data" / "sample_traffic.json.gz"
 SEED = 20261123
 DAYS = 4
@@ -110,7 +112,6 @@ class Taken:
 
 
 def main() -> None:
-    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # it logs an error for every event without an ID
     rng = random.Random(SEED)
     plans = plan_requests(rng)
     taken = take_down(plans)
@@ -266,9 +267,10 @@ def oddities(rng: random.Random) -> list[Plan]:
 def take_down(plans: list[Plan]) -> list[Taken]:
     """Send every plan through LiteLLM, once per charge-by; its rows must be the same every time."""
     taken: list[Taken] = []
-    with note_taking_lago() as (base, posts):
+    ENVIRONMENTS.mkdir(parents=True, exist_ok=True)
+    with note_taking_lago() as (base, posts), LiteLLM(NEWEST, interpreter(NEWEST, ENVIRONMENTS)) as litellm:
         for charge_by in CHARGE_BYS:
-            with gateway(base, "key", EVENT_CODE, charge_by) as send:
+            with litellm.gateway(base, "key", EVENT_CODE, charge_by) as send:
                 for number, plan in enumerate(plans):
                     seen = len(posts)
                     row = send(plan.spec)
@@ -341,7 +343,8 @@ def live_event(plan: Plan, taken: Taken, row: dict[str, Any], rng: random.Random
 
 
 def break_events(posts: list[Post], rows: list[dict[str, Any]], rng: random.Random) -> list[Post]:
-    """Lose 2 % of the events; double four, reprice three, send one to another team."""
+    """Lose 2 % of the events; double four, reprice three, send one to another team, strip three of their cost, and keep
+    three back for minutes."""
     sound = [post for post in posts if post.fate == "arrived"]
     for post in rng.sample(sound, round(len(posts) * 0.02)):
         post.fate = "lost"
@@ -352,12 +355,13 @@ def break_events(posts: list[Post], rows: list[dict[str, Any]], rng: random.Rand
         post
         for post in sound
         if post.fate == "arrived"
+        and post.received_ms < LAST - HOUR
         and all(post.ids.values())
         and "prompt_tokens" in post.properties
         and (post.properties["response_cost"] or 0) > 0.001
         and sum(other.properties == post.properties for other in posts) == 1
     ]
-    chosen = rng.sample(telling, 8)
+    chosen = rng.sample(telling, 14)
     doubles = []
     for post in chosen[:4]:
         later = post.received_ms + rng.randint(20, 9_000)
@@ -371,6 +375,12 @@ def break_events(posts: list[Post], rows: list[dict[str, Any]], rng: random.Rand
         "end_user_id": another(rng, list(END_USERS), chosen[7].ids["end_user_id"]),
     }
     chosen[7].fate = "misdirected"
+    for post, nothing in zip(chosen[8:11], (None, None, 0.0), strict=True):
+        post.properties = {**post.properties, "response_cost": nothing}
+        post.fate = "no_cost"
+    for post in chosen[11:]:  # LiteLLM's logging queue, while Lago was slow
+        post.received_ms += rng.randint(6 * MINUTE, 25 * MINUTE)
+        post.fate = "late"
     return [*posts, *doubles]
 
 
@@ -394,7 +404,7 @@ def write(rows: list[dict[str, Any]], posts: list[Post]) -> None:
         "about": "Four days of spend-log rows and live events, made by LiteLLM, column by column. Times are in ms"
         " after the midnight (UTC) that begins the newest day. `row` is the number of the event's row.",
         "made_by": "tools/make_sample_traffic.py",
-        "litellm": LITELLM_VERSION,
+        "litellm": NEWEST,
         "seed": SEED,
         "rows": {name: [row[name] for row in rows] for name in rows[0]},
         "events": {name: [event[name] for event in events] for name in events[0] if name != "request_id"},

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Doubles = npt.NDArray[np.float64]
 Names = Callable[[Ints], list[Any]]  # what orders the items at the given positions where their times are equal
 
 
@@ -57,18 +60,30 @@ def pair(
 ) -> tuple[Ints, Ints]:
     """Positions of the paired rows and of their events, element by element.
 
-    Keys are codes from 0; times are milliseconds since 1970; names break ties, so that the result does not depend on
-    the order of the input.
+    Keys are codes from 0, however large; times are milliseconds since 1970; names break ties, so that the result does
+    not depend on the order of the input.
     """
     none = np.empty(0, np.int64)
     if not len(row_keys) or not len(event_keys):
         return none, none
-    size = int(max(row_keys.max(), event_keys.max())) + 1
-    on_both = (np.bincount(row_keys, minlength=size) > 0) & (np.bincount(event_keys, minlength=size) > 0)
-    rows = np.flatnonzero(on_both[row_keys])
-    events = np.flatnonzero(on_both[event_keys])
+    row_codes, event_codes, size = _dense(row_keys, event_keys)
+    on_rows, on_events = np.bincount(row_codes, minlength=size), np.bincount(event_codes, minlength=size)
+
+    # One row and one event of a key: there is nothing to choose, and most keys are so.
+    single = (on_rows == 1) & (on_events == 1)
+    place = np.zeros(size, np.int64)
+    place[event_codes] = np.arange(len(event_codes))
+    lone = np.flatnonzero(single[row_codes])
+    partner = place[row_codes[lone]]
+    near = in_reach(event_times[partner] - row_times[lone], reach)
+    paired_rows, paired_events = [lone[near]], [partner[near]]
+
+    on_both = (on_rows > 0) & (on_events > 0) & ~single
+    rows = np.flatnonzero(on_both[row_codes])
+    events = np.flatnonzero(on_both[event_codes])
     if not len(rows):
-        return none, none
+        return paired_rows[0], paired_events[0]
+    row_keys, event_keys = row_codes, event_codes
     rows = rows[order(row_keys[rows], row_times[rows], lambda at: row_names(rows[at]))]
     events = events[order(event_keys[events], event_times[events], lambda at: event_names(events[at]))]
     row_segment, event_segment = segments(
@@ -81,11 +96,10 @@ def pair(
     # As many rows as events, and each within reach when taken in order: there is nothing to choose.
     even = row_counts == event_counts
     even_rows, even_events = rows[even[row_segment]], events[even[event_segment]]
-    distance = event_times[even_events] - row_times[even_rows]
-    in_reach = (distance >= -reach.before) & (distance <= reach.after)
-    even[event_segment[even[event_segment]][~in_reach]] = False
-    settled = even[row_segment]
-    paired_rows, paired_events = [rows[settled]], [events[even[event_segment]]]
+    near = in_reach(event_times[even_events] - row_times[even_rows], reach)
+    even[event_segment[even[event_segment]][~near]] = False
+    paired_rows.append(rows[even[row_segment]])
+    paired_events.append(events[even[event_segment]])
 
     row_start = np.concatenate(([0], np.cumsum(row_counts)))
     event_start = np.concatenate(([0], np.cumsum(event_counts)))
@@ -96,6 +110,21 @@ def pair(
         paired_rows.append(own_rows[left])
         paired_events.append(own_events[right])
     return np.concatenate(paired_rows), np.concatenate(paired_events)
+
+
+def in_reach(distance: Ints, reach: Reach) -> Bools:
+    """Whether an event that is stamped so much after its row is within reach."""
+    near: Bools = (distance >= -reach.before) & (distance <= reach.after)
+    return near
+
+
+def _dense(row_keys: Ints, event_keys: Ints) -> tuple[Ints, Ints, int]:
+    """The keys as codes below a small number, which is given too."""
+    largest = int(max(row_keys.max(), event_keys.max())) + 1
+    if largest <= 4 * (len(row_keys) + len(event_keys)):
+        return row_keys, event_keys, largest
+    codes, values = pd.factorize(np.concatenate((row_keys, event_keys)))
+    return codes[: len(row_keys)], codes[len(row_keys) :], len(values)
 
 
 def segments(row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Ints, reach: Reach) -> tuple[Ints, Ints]:
@@ -115,7 +144,10 @@ def segments(row_keys: Ints, row_times: Ints, event_keys: Ints, event_times: Int
 
 def choose(rows: list[int], events: list[int], reach: Reach) -> tuple[list[int], list[int]]:
     """The largest number of pairs of two sorted lists of times; which ones, where there is a choice, by `_latest`."""
-    latest, first_come = _latest(rows, events, reach), _first_come(rows, events, reach)
+    latest = _latest(rows, events, reach)
+    if len(latest[0]) == min(len(rows), len(events)):
+        return latest
+    first_come = _first_come(rows, events, reach)
     return latest if len(latest[0]) == len(first_come[0]) else first_come
 
 
@@ -136,6 +168,8 @@ def _latest(rows: Sequence[int], events: Sequence[int], reach: Reach) -> tuple[l
         if free and time <= rows[free[-1]] + reach.after:
             chosen_rows.append(free.pop())
             chosen_events.append(event)
+    if len(chosen_events) == len(events):
+        return sorted(chosen_rows), chosen_events
     # A clock that is off may have stamped the others before their rows.
     rest_rows = sorted(set(range(len(rows))) - set(chosen_rows))
     rest_events = sorted(set(range(len(events))) - set(chosen_events))

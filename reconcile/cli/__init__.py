@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -63,13 +64,13 @@ for _name, _command, _example in (
 
 def main() -> NoReturn:
     """The entry point. No traceback: an error is one line on stderr and an exit code."""
-    with guarded():
+    with guarded() as results:
         code = _exit_code()
-        try:
-            sys.stdout.flush()
-        except OutputFault as fault:
-            say(f"reconcile: {fault}")
-            code = fault.exit_code
+        with contextlib.suppress(OutputFault):
+            results.flush()
+        if results.fault is not None and code in (0, 1):  # not told yet: it came last, or a library swallowed it
+            say(f"reconcile: {results.fault}")
+            code = results.fault.exit_code
     sys.exit(code)
 
 

@@ -53,14 +53,14 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
+def guarded() -> Iterator[Results]:
     """Within it, writing to stdout raises `OutputFault` and nothing else, and writing to stderr raises nothing."""
     _occupy()
     before = sys.stdout, sys.stderr
-    sys.stdout = cast(TextIO, Results(sys.stdout))
-    sys.stderr = cast(TextIO, Remarks(sys.stderr))
+    results = Results(sys.stdout)
+    sys.stdout, sys.stderr = cast(TextIO, results), cast(TextIO, Remarks(sys.stderr))
     try:
-        yield
+        yield results
     finally:
         sys.stdout, sys.stderr = before
         # What could not be written is still in the buffer, and would fail once more when Python ends: exit code 120.
@@ -131,9 +131,9 @@ class _Guard:
 
 
 class Results(_Guard):
-    """Stdout. It fails once: whoever writes on after that has been told."""
+    """Stdout. It fails once, with `fault`: whoever writes on after that has been told."""
 
-    _failed = False
+    fault: OutputFault | None = None
 
     def write_bytes(self, data: bytes) -> None:
         self.flush()
@@ -141,16 +141,16 @@ class Results(_Guard):
         self._guarded(lambda stream: stream.buffer.flush())
 
     def _guarded(self, action: Callable[[TextIO], object]) -> None:
-        if self._failed:
+        if self.fault is not None:
             return
         try:
             if self._stream is None:
                 raise OSError(errno.EBADF, "it is closed")
             action(self._stream)
         except (OSError, ValueError) as error:
-            self._failed = True
             reason = error.strerror if isinstance(error, OSError) else "it is closed"
-            raise OutputFault(f"stdout cannot be written: {reason}") from None
+            self.fault = OutputFault(f"stdout cannot be written: {reason}")
+            raise self.fault from None
 
 
 class Remarks(_Guard):

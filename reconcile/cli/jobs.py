@@ -128,7 +128,6 @@ def work(
 
     What concerns other people comes first: output that cannot be written takes nothing from them.
     """
-    from reconcile import report as reports
     from reconcile.run import job
     from reconcile.unattended import oneshot
 
@@ -149,8 +148,7 @@ def work(
         except ReconcileError as error:
             oneshot.refused(settings, order, error, stop)
             raise
-        planned = [] if output is None else reports.paths(result.document, output, wanted)
-        oneshot.ended(settings, order, result, planned, stop)
+        oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:
         say("interrupted; running it again is safe and carries on")
     else:
@@ -158,10 +156,16 @@ def work(
     raise typer.Exit(result.exit_code)
 
 
-def _put_out(document: Document, language: str, *, as_json: bool, output: Path | None, formats: list[str]) -> None:
-    """Stdout and the report files. One that cannot be written does not keep the other back."""
+def _planned(document: Document, output: Path | None, formats: list[str]) -> list[Path]:
+    if output is None:
+        return []
     from reconcile import report as reports
 
+    return reports.paths(document, output, formats)
+
+
+def _put_out(document: Document, language: str, *, as_json: bool, output: Path | None, formats: list[str]) -> None:
+    """Stdout and the report files. One that cannot be written does not keep the other back."""
     faults = []
     try:
         if as_json:
@@ -171,6 +175,8 @@ def _put_out(document: Document, language: str, *, as_json: bool, output: Path |
     except OutputFault as fault:
         faults.append(str(fault))
     if output is not None:
+        from reconcile import report as reports
+
         try:
             for path in reports.write(document, output, formats, language):
                 say(f"wrote {path}")

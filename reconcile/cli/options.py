@@ -26,6 +26,16 @@ class ChargeBy(StrEnum):
     organization_id = "organization_id"
 
 
+class EventsStore(StrEnum):
+    postgres = "postgres"
+    clickhouse = "clickhouse"
+
+
+class LagoVersion(StrEnum):
+    newest = "1.51"
+    old = "1.38"
+
+
 class Language(StrEnum):
     en = "en"
     zh_cn = "zh-CN"

@@ -12,7 +12,7 @@ import typer
 
 from reconcile.cli import jobs
 from reconcile.cli.console import print_line, say, stopping
-from reconcile.cli.options import ChargeBy, LanguageOption
+from reconcile.cli.options import ChargeBy, EventsStore, LagoVersion, LanguageOption
 from reconcile.errors import UsageError
 
 
@@ -45,6 +45,10 @@ def sandbox(
     charge_by: Annotated[
         ChargeBy, typer.Option("--charge-by", help="Whom the sample traffic charges.")
     ] = ChargeBy.team_id,
+    store: Annotated[EventsStore, typer.Option("--store", help="Lago's event store.")] = EventsStore.postgres,
+    version: Annotated[LagoVersion, typer.Option("--version", help="Lago's version.")] = LagoVersion.newest,
+    slow: Annotated[bool, typer.Option("--slow", help="Let Lago take as long as a real one.")] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Lago's processes, with --slow.")] = 1,
 ) -> None:
     """The demo's two servers, until Ctrl-C.
 
@@ -56,7 +60,13 @@ def sandbox(
         raise UsageError("--charge-by: LiteLLM's callback does not offer organization_id; for example team_id")
     with stopping() as stop:
         say("starting Postgres and the Lago sandbox, loading four days of sample traffic …")
-        with room.sandbox(room.load_traffic(yesterday, charge_by.value), charge_by=charge_by.value) as servers:
+        with room.sandbox(
+            room.load_traffic(yesterday, charge_by.value),
+            charge_by=charge_by.value,
+            store=store.value,
+            version=version.value,
+            slow_workers=workers if slow else None,
+        ) as servers:
             for name, value in servers.environment.items():
                 print_line(f"export {name}='{value}'")
             sys.stdout.flush()

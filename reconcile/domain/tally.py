@@ -136,8 +136,10 @@ class Tally:
 
     # --- slices
 
-    def agreed_slices(self, allowed_rows: Collection[str], allowed_events: Collection[str]) -> list[int]:
-        """The slices of which all that was read is booked, in these classes alone."""
+    def agreed_slices(
+        self, numbers: Iterable[int], allowed_rows: Collection[str], allowed_events: Collection[str]
+    ) -> list[int]:
+        """Those of the slices of which all that was read is booked, in these classes alone. Empty ones agree."""
         booked: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         spoiled: set[int] = set()
         for place, groups, allowed in ((0, self._rows, allowed_rows), (1, self._events, allowed_events)):
@@ -146,15 +148,12 @@ class Tally:
                     booked[int(number)][place] += counters[0]
                     if name not in allowed:
                         spoiled.add(int(number))
-        return sorted(
+        nothing = [0, 0]
+        return [
             number
-            for number, read in self._read_slices.items()
-            if number not in spoiled and booked.get(number, [0, 0]) == read
-        )
-
-    def events_of_slice(self, number: int) -> int:
-        """How many events Lago listed in a slice."""
-        return self._read_slices.get(number, [0, 0])[1]
+            for number in numbers
+            if number not in spoiled and booked.get(number, nothing) == self._read_slices.get(number, nothing)
+        ]
 
     def delivered_in(self, number: int) -> int:
         """How many rows of a slice this run has delivered."""

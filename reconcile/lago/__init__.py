@@ -5,8 +5,8 @@ from reconcile.lago.client import Lago
 from reconcile.lago.coverage import Coverage, Period, Resolved
 from reconcile.lago.directory import Directory
 from reconcile.lago.events import EventShape
-from reconcile.lago.http import Retry
 from reconcile.lago.items import Charge, Metric, MetricFilter, Organization, Plan, Subscription
+from reconcile.lago.patience import Retry
 from reconcile.lago.price_list import Memory, Remembered
 from reconcile.lago.usage import ChargeUsage, Usage, UsageUnavailable
 

@@ -221,17 +221,17 @@ class Settler:
         Raises `LagoFault` where nothing but 500 comes.
         """
         suspects: list[tuple[Item, Answer]] = []
-        groups = [items]
+        works = self._still_works()
         if len(items) == 1:
             suspects, groups = [(items[0], answer)], []
-        works = self._still_works()
-        if works is None and len(items) > 1:
+        elif works is None:
             suspects = self._sample(items)
+            if len(suspects) == _SAMPLE:
+                raise _down(answer)
             tried = {id(item) for item, _ in suspects}
             groups = [[item for item in items if item.status == "unknown" and id(item) not in tried]]
-            works = True if len(suspects) < _SAMPLE else None
-            if works is None and len(items) >= _SAMPLE:
-                raise _down(answer)
+        else:
+            groups = list(_halves(items))
         if works is False:
             raise _down(answer)
         in_a_row = 0
@@ -240,7 +240,7 @@ class Settler:
             if not group:
                 continue
             alone = len(group) == 1
-            answer_now, left = self._ask(group, self._tries if alone or len(group) == len(items) else 1)
+            answer_now, left = self._ask(group, self._tries if alone else 1)
             if answer_now is None:
                 continue
             if answer_now.status != 500:

@@ -13,8 +13,10 @@ from reconcile.lago.catalog import Catalog
 from reconcile.lago.clock import ClockOffset
 from reconcile.lago.delivery import Delivery
 from reconcile.lago.gate import Gate, InFlight
-from reconcile.lago.http import Http, Retry
-from reconcile.lago.listing import PAGE_SIZE, Listing, ListingState
+from reconcile.lago.http import Http
+from reconcile.lago.listing import PAGE_SIZE, Listing
+from reconcile.lago.patience import Retry
+from reconcile.lago.reading import ListingState
 
 
 @dataclass(frozen=True, slots=True)

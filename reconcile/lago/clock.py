@@ -23,6 +23,7 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._last = ""
+        self._second = 0.0
         self._low = float("-inf")
         self._high = float("inf")
 
@@ -34,14 +35,13 @@ class ServerClock:
 
     def saw(self, date: str, sent: float, received: float) -> None:
         """Learn from one answer. A header that cannot be read says nothing."""
-        if date == self._last:
-            return  # the same second says nothing new
-        self._last = date
-        try:
-            second = parsedate_to_datetime(date).timestamp()
-        except (TypeError, ValueError, OverflowError):
-            return
-        low, high = second - received, second + 1 - sent
+        if date != self._last:
+            try:
+                self._second = parsedate_to_datetime(date).timestamp()
+            except (TypeError, ValueError, OverflowError):
+                return
+            self._last = date
+        low, high = self._second - received, self._second + 1 - sent
         if low > self._high or high < self._low:  # one of the clocks was set: what was known no longer holds
             self._low, self._high = low, high
         else:

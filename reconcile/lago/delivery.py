@@ -105,9 +105,8 @@ class Delivery:
 
         def collect(ended: set[Future[_Batch]]) -> None:
             nonlocal fault
-            for future in ended:
-                running.discard(future)
-                batch = future.result()
+            running.difference_update(ended)
+            for batch in sorted((future.result() for future in ended), key=lambda batch: batch.number):
                 fault = fault or batch.fault
                 if after_batch is not None:
                     after_batch(batch.outcomes)

@@ -26,22 +26,28 @@ import pyarrow.compute as pc
 from reconcile.domain.event import OWN_ID
 from reconcile.domain.frames import EVENTS, empty
 from reconcile.errors import LagoFault
+from reconcile.lago.values import (
+    ABSENT,
+    ANY_NOTATION,
+    EMPTY,
+    NUMBER,
+    OTHER,
+    PLAIN,
+    TEXT,
+    Floats,
+    States,
+    as_finite,
+    as_text,
+    as_whole,
+    read_numbers,
+    read_texts,
+    read_times,
+)
 
-Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-States = npt.NDArray[np.int8]
 
-_TEXT: Final = pa.large_string()
-_MS: Final = pa.timestamp("ms", tz="UTC")
 _NAN: Final = float("nan")
 
-# What stands under a property's name, the cells of `States`. A ClickHouse store lists null as '', so both are EMPTY.
-_ABSENT, _EMPTY, _NUMBER, _OTHER = range(4)
-
-_FLOATS: Final = msgspec.json.Decoder(list[float]).decode
-_JSON_NUMBERS: Final = frozenset({int, float})
-_PLAIN: Final = r"-?[0-9]+(\.[0-9]+)?"  # the text that Lago's aggregations on Postgres count
-_ANY_NOTATION: Final = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 # toDecimal128OrZero(value, 26) skips a second point, and has room for twelve digits before the first.
 _SEVERAL_POINTS: Final = re.compile(r"([+-]?[0-9]*\.[0-9]*)\.([0-9.]*)")
 _DECIMAL_END: Final = 1e12
@@ -168,9 +174,9 @@ class PageDecoder:
             columns=self._columns(wanted),
             listed=len(events),
             lago_ids=[event.lago_id for event in wanted],
-            total=_whole(meta and meta.total_count),
-            pages=_whole(meta and meta.total_pages),
-            next_page=_whole(meta and meta.next_page),
+            total=as_whole(meta and meta.total_count),
+            pages=as_whole(meta and meta.total_pages),
+            next_page=as_whole(meta and meta.next_page),
         )
 
     def _tidied(self, body: bytes) -> Any:
@@ -199,7 +205,7 @@ class PageDecoder:
             return list(map(attrgetter(self._attributes[name]), properties))
 
         def text(names: Sequence[str]) -> pa.Array:
-            chosen, *others = (_texts(values(name)) for name in names)
+            chosen, *others = (read_texts(values(name)) for name in names)
             for other in others:
                 chosen = pc.if_else(pc.equal(chosen, ""), other, chosen)
             return chosen
@@ -207,22 +213,18 @@ class PageDecoder:
         def number(names: Sequence[str]) -> tuple[Floats, States]:
             for name in names:
                 if name not in read:
-                    read[name] = _numbers(values(name), _ANY_NOTATION if shape.clickhouse else _PLAIN)
+                    read[name] = read_numbers(values(name), ANY_NOTATION if shape.clickhouse else PLAIN)
             chosen, states = read[names[0]]
             for name in names[1:]:
                 other, other_states = read[name]
-                better = (states < _NUMBER) & (other_states > states)
+                better = (states < NUMBER) & (other_states > states)
                 chosen, states = np.where(better, other, chosen), np.where(better, other_states, states)
             return chosen, states
 
-        transaction_id = _texts([event.transaction_id for event in events])
-        request_id = [""] * len(events)
+        transaction_id = read_texts([event.transaction_id for event in events])
+        request_id = pa.repeat(pa.scalar("", TEXT), len(events))
         if pc.any(pc.starts_with(transaction_id, "llm_")).as_py():
-            attributes = [self._attributes[name] for name in shape.request_id]
-            own = pc.match_substring_regex(transaction_id, f"^{OWN_ID.pattern}$").to_numpy(zero_copy_only=False)
-            for place in np.flatnonzero(own):
-                texts = (_text(getattr(properties[place], attribute)) for attribute in attributes)
-                request_id[place] = next(filter(None, texts), "")
+            request_id = self._requests(transaction_id, properties)
         cost, cost_states = number(shape.response_cost)
         prompt, prompt_states = number(shape.prompt_tokens)
         completion, completion_states = number(shape.completion_tokens)
@@ -231,18 +233,28 @@ class PageDecoder:
         counted, added = self._counted(len(events), number, values)
         return Columns(
             transaction_id=transaction_id,
-            subscription_id=_texts([event.external_subscription_id for event in events]).dictionary_encode(),
+            subscription_id=read_texts([event.external_subscription_id for event in events]).dictionary_encode(),
             model=text(shape.model).dictionary_encode(),
-            request_id=pa.array(request_id, _TEXT),
-            time_ms=_times([event.timestamp for event in events]),
-            response_cost=np.where(cost_states == _EMPTY, 0.0, cost),
+            request_id=request_id,
+            time_ms=read_times([event.timestamp for event in events]),
+            response_cost=np.where(cost_states == EMPTY, 0.0, cost),
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=total,
-            malformed=np.logical_or.reduce([states == _OTHER for states in all_states]),
+            malformed=np.logical_or.reduce([states == OTHER for states in all_states]),
             counted=counted,
             added=added,
         )
+
+    def _requests(self, transaction_id: pa.Array, properties: Sequence[Any]) -> pa.Array:
+        """The request of every event that carries our kind of transaction ID, '' of every other."""
+        found = [""] * len(properties)
+        attributes = [self._attributes[name] for name in self._shape.request_id]
+        own = pc.match_substring_regex(transaction_id, f"^{OWN_ID.pattern}$").to_numpy(zero_copy_only=False)
+        for place in np.flatnonzero(own).tolist():
+            texts = (as_text(getattr(properties[place], attribute)) for attribute in attributes)
+            found[place] = next(filter(None, texts), "")
+        return pa.array(found, TEXT)
 
     def _counted(
         self,
@@ -264,21 +276,21 @@ class PageDecoder:
         if shape.aggregation not in _NUMERIC and shape.aggregation != "unique_count_agg":
             return every, unknown
         if shape.field_name is None:
-            found, states = unknown, np.full(count, _ABSENT, np.int8)
+            found, states = unknown, np.full(count, ABSENT, np.int8)
         else:
             found, states = number((shape.field_name,))
         if shape.aggregation == "unique_count_agg":
-            return states > _EMPTY, unknown
-        counted = states == _NUMBER
+            return states > EMPTY, unknown
+        counted = states == NUMBER
         if not shape.clickhouse:
             return counted, found
         counted &= np.abs(found) < _DECIMAL_END
         added = np.where(counted, found, _NAN)
-        if shape.field_name is not None and (states == _OTHER).any():
+        if shape.field_name is not None and (states == OTHER).any():
             texts = values(shape.field_name)
-            for place in np.flatnonzero(states == _OTHER):
+            for place in np.flatnonzero(states == OTHER):
                 if matched := _SEVERAL_POINTS.fullmatch(str(texts[place])):
-                    read = _finite("".join([matched[1], *matched[2].split(".")]))
+                    read = as_finite("".join([matched[1], *matched[2].split(".")]))
                     if abs(read) < _DECIMAL_END:
                         counted[place], added[place] = True, read
         if shape.aggregation == "sum_agg":
@@ -333,117 +345,6 @@ def _struct(name: str, types: dict[str, Any], names: Iterable[str] | None = None
     )
 
 
-def _texts(values: list[Any]) -> pa.Array:
-    """Text as it is, '' for null and absent, and the JSON of everything else."""
-    try:
-        found = pa.array(values, _TEXT)
-    except (pa.ArrowException, TypeError):
-        return pa.array([_text(value) for value in values], _TEXT)
-    return found.fill_null("") if found.null_count else found
-
-
-def _text(value: object) -> str:
-    if value is None or value is msgspec.UNSET:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _numbers(values: list[Any], pattern: str) -> tuple[Floats, States]:
-    """JSON numbers, and text of the pattern; NaN for everything else, with what it is."""
-    kinds = set(map(type, values))
-    if kinds <= _JSON_NUMBERS:
-        try:
-            column = np.array(values, np.float64)
-        except OverflowError:
-            return _one_by_one(values, pattern)
-        if np.isfinite(column).all():
-            return column, np.full(len(values), _NUMBER, np.int8)
-    elif kinds == {str}:
-        if (joined := _joined(values, pattern)) is not None:
-            return joined, np.full(len(values), _NUMBER, np.int8)
-    elif kinds == {msgspec.UnsetType}:
-        return np.full(len(values), _NAN), np.full(len(values), _ABSENT, np.int8)
-    elif str in kinds and kinds <= _JSON_NUMBERS | {str}:
-        places = [place for place, value in enumerate(values) if type(value) is str]
-        if (joined := _joined([values[place] for place in places], pattern)) is not None:
-            numbers = values.copy()
-            for place, number in zip(places, joined.tolist(), strict=True):
-                numbers[place] = number
-            return _numbers(numbers, pattern)
-    return _one_by_one(values, pattern)
-
-
-def _joined(values: list[str], pattern: str) -> Floats | None:
-    """All the texts at once, where each is also a JSON number: almost all are. None where one is not."""
-    text = ",".join(values)
-    # JSON allows blanks around a number, and an exponent in it.
-    if any(letter in text for letter in (" \t\r\n" if pattern is _ANY_NOTATION else " \t\r\neE")):
-        return None
-    try:
-        numbers = np.array(_FLOATS(f"[{text}]"), np.float64)
-    except msgspec.MsgspecError:
-        return None
-    # No text is empty, or JSON would have refused it: as many numbers as texts means that none holds a comma.
-    return numbers if len(numbers) == len(values) else None
-
-
-def _one_by_one(values: list[Any], pattern: str) -> tuple[Floats, States]:
-    reads = re.compile(pattern).fullmatch
-    numbers, states = np.full(len(values), _NAN), np.full(len(values), _OTHER, np.int8)
-    for place, value in enumerate(values):
-        if value is msgspec.UNSET:
-            states[place] = _ABSENT
-        elif value is None or value == "":
-            states[place] = _EMPTY
-        elif type(value) in _JSON_NUMBERS or (type(value) is str and reads(value)):
-            number = _finite(value)
-            if not math.isnan(number):
-                numbers[place], states[place] = number, _NUMBER
-    return numbers, states
-
-
-def _finite(value: str | int | float) -> float:
-    """NaN where a double has no room for it, or the text is no number."""
-    try:
-        number = float(value)
-    except (OverflowError, ValueError):
-        return _NAN
-    return number if math.isfinite(number) else _NAN
-
-
-def _times(values: list[Any]) -> npt.NDArray[np.int64]:
-    """ISO 8601 → whole milliseconds since 1970 UTC, cut and not rounded."""
-    try:
-        return pa.array(values, pa.string()).cast(_MS).cast(pa.int64()).to_numpy()  # type: ignore[no-any-return]
-    except (pa.ArrowException, TypeError, ValueError):
-        pass  # more digits than milliseconds need, or no offset
-    if odd := [value for value in values if type(value) is not str or not value]:
-        shown = "has no timestamp" if odd[0] in (None, "", msgspec.UNSET) else f"has the timestamp {_text(odd[0])[:60]}"
-        raise LagoFault(f"GET /events: an event {shown}")
-    try:
-        return pd.to_datetime(values, format="ISO8601", utc=True).as_unit("ms").asi8
-    except ValueError:
-        pass
-    raise LagoFault(f"GET /events: a timestamp is not ISO 8601: {_first_bad(values)}")
-
-
-def _first_bad(values: list[str]) -> str:
-    for value in values:
-        if pd.isna(pd.to_datetime(value, format="ISO8601", utc=True, errors="coerce")):
-            return " ".join(value.split())[:60]
-    return "one of them"
-
-
 def _integer(digits: str) -> int | float:
     """Python refuses to read a whole number of thousands of digits."""
     return int(digits) if len(digits) < 1_000 else math.inf
-
-
-def _whole(value: object) -> int | None:
-    """A count from a JSON number or a decimal string."""
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return int(value)
-        except (ValueError, OverflowError):
-            return None
-    return None

@@ -1,4 +1,4 @@
-"""HTTP to Lago: retries, the rate limit, requests in flight, and errors that say what to do.
+"""HTTP to Lago: what is asked, what an answer means, and errors that say what to do.
 
 Every request of the package goes through `Http`. Nothing here knows what an event is.
 Facts are of Lago v1.51.0 unless a docstring names another version.
@@ -11,19 +11,19 @@ import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from time import monotonic, time
+from time import time
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
-import tenacity
 
 from reconcile import __version__
 from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
-from reconcile.lago.clock import ClockOffset, ServerClock
+from reconcile.lago.clock import ClockOffset
 from reconcile.lago.gate import Gate
+from reconcile.lago.patience import PREFLIGHT, Passing, Patience, RateLimited, Retry, Shared
 from reconcile.lago.wire import NoAnswer, Response, Wire
 
 Params = Sequence[tuple[str, str | int]]
@@ -31,27 +31,6 @@ Params = Sequence[tuple[str, str | int]]
 _EXCERPT = 200  # characters of an answer that an error quotes
 _EXCERPT_BYTES = 20_000  # of a page, in which they are looked for
 _CATALOG_PAGE = 100  # Lago's own default
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How long to hold on when Lago does not take a request. Times are seconds.
-
-    A request is given up after `attempts` attempts or after `seconds`, whichever comes first. Waiting for the
-    rate limit is no attempt: a request waits at most `rate_limit_wait` at a time and `rate_limit_seconds` in
-    all.
-    """
-
-    attempts: int = 12
-    seconds: float = 60.0
-    wait_initial: float = 1.0
-    wait_max: float = 10.0
-    rate_limit_wait: float = 60.0
-    rate_limit_seconds: float = 600.0
-
-
-# A preflight shall answer while the operator looks at it.
-_PREFLIGHT_RETRY = Retry(attempts=3, seconds=10.0, wait_initial=0.2, wait_max=1.0, rate_limit_seconds=60.0)
 
 
 @dataclass(frozen=True)
@@ -87,10 +66,6 @@ class AnswerLost(LagoFault):
     """A request that must not be repeated blindly got no answer, or a 5xx: Lago may have done what it asked for."""
 
 
-class _Passing(LagoFault):
-    """Lago did not take the request, for a reason that may pass: hold it and try again."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """One request. See `Http.get` and `Http.post`."""
@@ -108,44 +83,6 @@ class _Call:
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
-
-
-class _RateLimited(Exception):
-    """429. `seconds` until the limit opens, None where Lago did not say."""
-
-    def __init__(self, seconds: float | None) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
-
-
-class _Shared:
-    """What all views and threads of one client share: the counters and the rate limit's gate."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._opens_at = 0.0
-        self.requests = 0
-        self.retries = 0
-        self.clock = ServerClock()
-
-    def saw_date(self, date: str, sent: float, received: float) -> None:
-        with self._lock:
-            self.clock.saw(date, sent, received)
-
-    def count(self, *, requests: int = 0, retries: int = 0) -> None:
-        with self._lock:
-            self.requests += requests
-            self.retries += retries
-
-    def close_gate(self, seconds: float) -> None:
-        """Hold every thread for `seconds`: they share Lago's limit, so they share the wait."""
-        with self._lock:
-            self._opens_at = max(self._opens_at, monotonic() + seconds)
-
-    def pass_gate(self, stop: threading.Event) -> None:
-        while (left := self._opens_at - monotonic()) > 0:
-            if stop.wait(left):
-                raise Interrupted("stopped while Lago's rate limit was closed")
 
 
 class Http:
@@ -176,9 +113,9 @@ class Http:
             "Accept-Encoding": "gzip",
         }
         self._wire = _wire(self._base, timeout, ca_file)
-        self._retry = retry
         self._preflight = False
-        self._shared = _Shared()
+        self._shared = Shared()
+        self._patience = Patience(retry, self._shared, stop)
         self.concurrency = concurrency
         self.stop = stop
 
@@ -186,13 +123,13 @@ class Http:
         """A view on the same client that takes a wrong answer for what it is, at once: `PreflightError`."""
         view = copy.copy(self)
         view._preflight = True
-        view._retry = _PREFLIGHT_RETRY
+        view._patience = replace(self._patience, retry=PREFLIGHT)
         return view
 
     @property
     def first_pause(self) -> float:
         """Seconds before something is tried for the second time."""
-        return self._retry.wait_initial
+        return self._patience.retry.wait_initial
 
     def close(self) -> None:
         self._wire.close()
@@ -238,7 +175,7 @@ class Http:
         Raises `LagoFault` when Lago kept refusing or did not answer, `PreflightError` in a preflight view.
         """
         target = f"{self._path}{path}" + (f"?{urlencode(params)}" if params else "")
-        return self._request(_Call("GET", path, target, None, answers, gate, items, large, whole=whole))
+        return self._hold(_Call("GET", path, target, None, answers, gate, items, large, whole=whole))
 
     def post(
         self,
@@ -254,7 +191,7 @@ class Http:
         raised where Lago may have read it and did not say what became of it.
         """
         target = f"{self._path}{path}"
-        return self._request(
+        return self._hold(
             _Call("POST", path, target, content, answers, gate, items, repeatable=repeatable, whole=False)
         )
 
@@ -276,52 +213,12 @@ class Http:
             yield items
             page = following(answer.body, page) if items else None
 
-    def _request(self, call: _Call) -> Answer:
-        deadline = monotonic() + self._retry.rate_limit_seconds
-        unsaid = 1.0
-        while True:
-            try:
-                return self._with_retries(call)
-            except _RateLimited as limit:
-                if limit.seconds is None:
-                    wait, unsaid = unsaid, unsaid * 2
-                else:
-                    wait = max(limit.seconds, 0.05)
-                wait = min(wait, self._retry.rate_limit_wait)
-                if monotonic() + wait > deadline:
-                    raise LagoFault(
-                        f"{call}: Lago's rate limit stays closed for over {self._retry.rate_limit_seconds:.0f} s"
-                    ) from None
-                self._shared.count(retries=1)
-                self._shared.close_gate(wait)
-
-    def _with_retries(self, call: _Call) -> Answer:
-        # tenacity, the engine under stamina: stamina's waits cannot be ended early, and `stop` must end them.
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(self._retry.attempts),
-                tenacity.stop_before_delay(self._retry.seconds),
-            ),
-            wait=tenacity.wait_random_exponential(
-                multiplier=self._retry.wait_initial,
-                max=self._retry.wait_max,
-                min=self._retry.wait_initial / 2,
-            ),
-            sleep=self.pause,
-            before_sleep=lambda _: self._shared.count(retries=1),
-            reraise=True,
-        )
-        try:
-            return retrying(self._attempt, call)
-        except _Passing as fault:
-            attempts = retrying.statistics["attempt_number"]
-            raise LagoFault(f"{fault} (gave up after {attempts} attempts)") from None
-
     def pause(self, seconds: float) -> None:
         """Wait before something is tried again. Raises `Interrupted` where a run is told to stop."""
-        if self.stop.wait(seconds):
-            raise Interrupted("stopped while a request to Lago waited to be repeated")
+        self._patience.pause(seconds)
+
+    def _hold(self, call: _Call) -> Answer:
+        return self._patience.hold(str(call), lambda: self._attempt(call))
 
     def _attempt(self, call: _Call) -> Answer:
         self._shared.pass_gate(self.stop)
@@ -350,12 +247,12 @@ class Http:
             return TooSlow(what)
         if none.sent and not call.repeatable:
             return AnswerLost(what)
-        return _Passing(what)
+        return Passing(what)
 
     def _judge(self, call: _Call, response: Response) -> Answer:
         status, content = response.status, response.content
         if status == 429:
-            raise _RateLimited(_reset_seconds(response.headers))
+            raise RateLimited(_reset_seconds(response.headers))
         if 200 <= status < 300:
             answer = Answer(status, content, "")
             if (answer.body is not None) if call.whole else _braced(content):
@@ -384,7 +281,7 @@ class Http:
         if status == 504 and call.large:
             raise TooSlow(said)
         if status >= 500 or status in (408, 425):
-            raise _Passing(said) if call.repeatable else AnswerLost(said)
+            raise Passing(said) if call.repeatable else AnswerLost(said)
         raise self._refused(said)
 
     def _wrong_address(self, call: _Call, answered: str, excerpt: str) -> ReconcileError:
@@ -396,7 +293,7 @@ class Http:
 
     def _refused(self, message: str) -> ReconcileError:
         """A wrong answer: final before the run, worth holding the request for once the run is under way."""
-        return PreflightError(message) if self._preflight else _Passing(message)
+        return PreflightError(message) if self._preflight else Passing(message)
 
     def _redacted(self, text: str) -> str:
         """Servers have been seen to echo a request's headers on their error pages."""
@@ -453,7 +350,7 @@ def _checked_base(base_url: str) -> str:
 
 
 def _checked_key(api_key: str) -> str:
-    # httpx would quote a key that cannot stand in a header in its error.
+    # The client would quote a key that cannot stand in a header in its error.
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise SettingsError(
             "LAGO_API_KEY is empty, or holds a character that a key cannot have (a space, a line break): "

@@ -66,7 +66,7 @@ class Pace:
     def saw(self, seen: Seen) -> None:
         """Learn from one request; `limit` may be another one afterwards."""
         if seen.refused:
-            if seen.started >= self._cut:  # those that left before it are of the same incident
+            if seen.started > self._cut:  # those that left before it are of the same incident
                 self._halve(seen.finished)
             return
         if not self._warm:  # the first answer pays for the connection and for cold caches

@@ -66,8 +66,6 @@ class Widths:
         most = self.answered * _GROWTH
         if self.widest is not None:
             most = min(most, self.widest)
-        if self.suspect is not None:
-            most = min(most, self.suspect // 2)
         if self.density is not None:
             most = min(most, int(aim(page_size) / self.density))
         return max(most, 1)

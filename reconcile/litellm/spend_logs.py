@@ -205,8 +205,10 @@ class SpendLogs:
         )
 
     def earlier_of_jobs(self, details: pd.DataFrame, since: datetime) -> pd.DataFrame:
-        """For each of these rows (DETAILS, looks at a finished job) the nearest earlier row, begun at `since` or later,
-        that billed the same: DETAILS, where there is one."""
+        """For each of these rows (DETAILS, looks at a finished job) the earlier rows that tell whether it was billed
+        before: the nearest look and the nearest call for a response that billed the same, and the nearest call for a
+        response in the background, which cost nothing. All have its charge ID and key, and began at `since` or later.
+        """
         return self._details(
             [
                 part

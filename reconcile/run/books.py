@@ -27,6 +27,7 @@ from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EventClass, Reason,
 from reconcile.domain.window import Window
 from reconcile.litellm.day_totals import DayTotals
 from reconcile.run.decide import Chosen, Key, Pending
+from reconcile.run.read import Read
 from reconcile.run.retention import Deleted
 from reconcile.run.unchanged import Unchanged
 
@@ -50,6 +51,8 @@ class Books:
     # window.
     days_of_slices: dict[int, list[list[Any]]] = field(default_factory=dict)
     rows_of_hours: dict[int, int] = field(default_factory=dict)
+    # Of each slice: events that Lago listed, further copies of one included.
+    listed_of_slices: dict[int, int] = field(default_factory=dict)
     decided: set[Key] = field(default_factory=set)
     settled: set[Key] = field(default_factory=set)
     free_of_charge: dict[str, int] = field(default_factory=dict)
@@ -71,15 +74,17 @@ class Books:
         for piece, packed in unchanged.totals:
             self.days.absorb(self.tally.absorb(milliseconds(piece.start) // self.tally.slice_ms, packed))
 
-    def read(self, rows: pd.DataFrame, events: pd.DataFrame) -> None:
-        """Counts what was read of a part, before it is classified. Of events (EVENTS), those that count."""
+    def read(self, part: Read) -> None:
+        """Counts what was read of a part, before it is classified. Of events, those that count."""
+        rows, events = part.rows, part.counted_events
         self.tally.read(rows, events)
+        for number, count in _by_number(part.listed_ms, self.tally.slice_ms):
+            self.listed_of_slices[number] = self.listed_of_slices.get(number, 0) + count
         self._count_in_lago(events)
         inside = rows[among(rows["scope"], [Scope.WINDOW])]
         if inside.empty:
             return
-        hours, counts = np.unique(inside["start_ms"].to_numpy(np.int64) // HOUR_MS, return_counts=True)
-        for hour, count in zip(hours.tolist(), counts.tolist(), strict=True):
+        for hour, count in _by_number(inside["start_ms"].to_numpy(np.int64), HOUR_MS):
             self.rows_of_hours[hour] = self.rows_of_hours.get(hour, 0) + count
         numbers = inside["usage_ms"].to_numpy(np.int64) // self.tally.slice_ms
         for number in np.unique(numbers).tolist():
@@ -281,6 +286,12 @@ class Books:
                 }
             )
         )
+
+
+def _by_number(times: npt.NDArray[np.int64], length_ms: int) -> list[tuple[int, int]]:
+    """How many of the instants lie in each stretch of `length_ms`, by its number since 1970."""
+    numbers, counts = np.unique(times // length_ms, return_counts=True)
+    return list(zip(numbers.tolist(), counts.tolist(), strict=True))
 
 
 def _text(values: Sequence[str]) -> pd.api.extensions.ExtensionArray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reconcile.domain.event import timestamp
 from reconcile.domain.frames import ROW_VERDICTS, among, empty, joined
 from reconcile.domain.vocabulary import RowClass
 from reconcile.errors import DoubtfulFault, ReconcileError
@@ -34,13 +37,16 @@ class Courier:
     details: dict[str, str] = field(default_factory=dict)
     fault: ReconcileError | None = None
     _listed: Listed = field(default_factory=Listed)
+    _stored: Mapping[str, Any] | None = None
     _doubt: DoubtfulFault | None = None
     _waiting: list[tuple[pd.DataFrame, list[str]]] = field(default_factory=list)
 
     def note_listed(self, read: Read) -> None:
         """Takes down how many events Lago listed in a part, before anything is sent to it."""
+        if self._stored is None and not self.run.sides.clickhouse:
+            self._stored = _one_of(read.events, self.run.settings.event_code)
         if read.part is not None and read.part.core:
-            self._listed = self._listed.with_part(read.part.window, len(read.events))
+            self._listed = self._listed.with_part(read.part.window, len(read.listed_ms))
 
     def doubt(self, fault: DoubtfulFault) -> None:
         """Sends nothing more, unless the operator decided otherwise. The reading goes on: the report is to be whole."""
@@ -63,7 +69,14 @@ class Courier:
         if rows.empty:
             return rows
         with self.run.timing.stage("deliver"):
-            sent = send(self.run, rows, ours, self.batches)
+            sent = send(
+                self.run,
+                rows,
+                ours,
+                batches_before=self.batches,
+                stored=self._stored,
+                lago_works=self.verified is not None,
+            )
         self.batches += sent.batches
         self.details |= sent.details
         self.fault = sent.fault
@@ -109,3 +122,17 @@ class Courier:
     def end_stretch(self) -> None:
         """Forgets the parts of the stretch that is done."""
         self._listed = Listed()
+
+
+def _one_of(events: pd.DataFrame, code: str) -> dict[str, Any] | None:
+    """An event that Lago holds, as it can be sent again: it comes back as existing, where Lago works."""
+    known = np.flatnonzero(~among(events["subscription_id"], [""]) & events["transaction_id"].ne("").to_numpy(bool))
+    if not len(known):
+        return None
+    place = int(known[0])
+    return {
+        "transaction_id": str(events["transaction_id"].iloc[place]),
+        "external_subscription_id": str(events["subscription_id"].iloc[place]),
+        "code": code,
+        "timestamp": timestamp(int(events["time_ms"].iloc[place])),
+    }

@@ -108,7 +108,7 @@ def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
         live = ~rows["event_id"].str.fullmatch(OWN_ID.pattern).to_numpy(bool)
         wanted |= among(rows["class"], [RowClass.UNBILLED]) & among(rows["reason"], [Reason.NOT_COUNTED]) & live
     spend = rows["spend"].to_numpy(np.float64)
-    return wanted & np.isfinite(spend) & (spend >= 0)
+    return np.asarray(wanted & np.isfinite(spend) & (spend >= 0))
 
 
 def release(pending: Pending, events_until_ms: int, reach: Reach) -> Due:

@@ -19,7 +19,7 @@ from reconcile.domain.event import transaction_ids
 from reconcile.domain.event_frames import build
 from reconcile.domain.frames import changed
 from reconcile.domain.vocabulary import Reason, RowClass
-from reconcile.errors import ClockFault, ReconcileError
+from reconcile.errors import ClockFault, LagoFault, ReconcileError
 from reconcile.lago import Outcome
 from reconcile.lago.delivery import BATCH_SIZE
 from reconcile.run.clocks import too_far_apart
@@ -51,11 +51,20 @@ def own_ids(code: str, rows: pd.DataFrame) -> list[str]:
     )
 
 
-def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]], batches_before: int) -> Sent:
+def send(
+    run: Run,
+    rows: pd.DataFrame,
+    ours: np.ndarray[Any, np.dtype[np.bool_]],
+    *,
+    batches_before: int,
+    stored: Mapping[str, Any] | None,
+    lago_works: bool,
+) -> Sent:
     """Sends rows (ROW_VERDICTS; `subscription_id` is where the event goes) in batches numbered after `batches_before`.
 
     `ours` marks those that go out although Lago may hold an event of theirs, as the operator decided. A fault on the
-    way is kept in the result, beside what is known of every row.
+    way is kept in the result, beside what is known of every row. `stored` is an event that Lago is known to hold,
+    `lago_works` says that it has taken events in this run: they tell a bad item from a Lago that is down.
     """
     ids = own_ids(run.settings.event_code, rows)
     if run.lock is not None:
@@ -87,6 +96,7 @@ def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]]
                 before_batch=answers.leaves,
                 after_batch=after,
                 first_answer=_check_clock if batches_before == 0 else None,
+                stored=stored,
                 look=_look(run, rows, place_of) if run.sides.clickhouse else None,
                 stop=run.stop,
             )
@@ -94,6 +104,11 @@ def send(run: Run, rows: pd.DataFrame, ours: np.ndarray[Any, np.dtype[np.bool_]]
             answers.write()
     except ReconcileError as error:
         fault = error
+    if fault is None and not lago_works and answers.only_failures:
+        # One event may be at fault, or Lago may be down: nothing has shown that it takes any.
+        fault = LagoFault(f"POST /events: Lago answers nothing but 500 ({next(iter(details.values()), '')})")
+        failed = [place_of[name] for name in details]
+        kinds[failed], reasons[failed] = RowClass.MISSING.value, Reason.NOT_SENT.value
     places = np.arange(len(rows))
     told = rows.assign(
         **{
@@ -113,16 +128,24 @@ class _Answers:
     def __init__(self, run: Run, batches_before: int, batch_of: Mapping[str, int]) -> None:
         self._run, self._before, self._batch_of = run, batches_before, batch_of
         self._lines: list[dict[str, Any]] = []
+        self._statuses: set[int | None] = set()
         self.batches = 0
 
+    @property
+    def only_failures(self) -> bool:
+        """Whether Lago answered 500 to everything that was sent."""
+        return self._statuses == {500}
+
     def leaves(self, names: list[str], number: int) -> None:
-        """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for that."""
+        """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for
+        that."""
         self.batches = max(self.batches, number)
         moved = [name for name in names if self._batch_of[name] != self._before + number]
         if moved:
             self._run.sides.ledger.in_batch(self._run.run_id, self._before + number, moved)
 
     def add(self, outcomes: list[Outcome]) -> None:
+        self._statuses |= {outcome.http_status for outcome in outcomes}
         self._lines += _lines(outcomes, self._before)
         if len(self._lines) >= _WRITTEN_TOGETHER:
             self.write()

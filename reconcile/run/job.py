@@ -58,7 +58,7 @@ def reconcile(run: Run, books: Books) -> Seen:
                 while True:
                     # The next part of both sides; nothing more at the end.
                     part = reader.read(pending.awaited_ms(reach))
-                    books.read(part.rows, part.counted_events)
+                    books.read(part)
                     courier.note_listed(part)
 
                     # Which event is whose, and whether Lago bills it.

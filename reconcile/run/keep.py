@@ -20,7 +20,7 @@ from reconcile.run.held_rows import KEPT
 from reconcile.run.plan import Plan, hours_read
 from reconcile.run.retention import Deleted
 from reconcile.run.shared import Run
-from reconcile.run.unchanged import keep_agreed
+from reconcile.run.unchanged import AGREED_EVENTS, AGREED_ROWS
 from reconcile.settings import Settings
 
 _QUARTER_MS = 900_000
@@ -75,13 +75,33 @@ def keep_held(run: Run, rows: pd.DataFrame) -> None:
     )
 
 
+def _keep_agreed(run: Run, plan: Plan, books: Books) -> None:
+    """Keeps the totals of the slices that were read and agree."""
+    tally = books.tally
+    numbers = {piece: milliseconds(piece.start) // tally.slice_ms for piece in plan.read_slices}
+    agreed = set(tally.agreed_slices(numbers.values(), AGREED_ROWS, AGREED_EVENTS))
+    kept = []
+    for piece, number in numbers.items():
+        if number in agreed:
+            kept.append(
+                {
+                    "slice_from": piece.start,
+                    "slice_to": piece.end,
+                    "fingerprint": plan.fingerprints.of(piece),
+                    "events": books.listed_of_slices.get(number, 0) + tally.delivered_in(number),
+                    "totals": tally.pack(number, books.days_of_slices.get(number, [])),
+                }
+            )
+    run.sides.ledger.keep_slices(run.sides.stream, run.run_id, kept)
+
+
 def keep(run: Run, plan: Plan, books: Books) -> None:
     """Writes down what this run has settled: agreed slices, the counts of its hours, held rows that are held no
     more."""
     if not run.order.sends:
         return
     ledger, stream = run.sides.ledger, run.sides.stream
-    keep_agreed(run, books.tally, plan.read_slices, plan.fingerprints, books.days_of_slices)
+    _keep_agreed(run, plan, books)
     numbers = plan.recount.counts.index.to_numpy("datetime64[ms]").astype(np.int64) // HOUR_MS
     there = dict(zip(numbers.tolist(), plan.recount.counts.tolist(), strict=True))
     read = hours_read(plan, run.settings.max_call)

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from reconcile.classify.doubt import Doubt
-from reconcile.classify.second_writing import JOB_CALLS, repeats, same_calls
+from reconcile.classify.frames import LOOKS
+from reconcile.classify.second_writing import repeat, same_call
 from reconcile.domain.frames import among
 from reconcile.domain.instants import milliseconds, moment
 from reconcile.domain.vocabulary import Reason
@@ -112,22 +113,36 @@ def _nobody_billed(run: Run, directory: Directory, rows: pd.DataFrame) -> tuple[
 def _written_twice(run: Run, rows: pd.DataFrame, twins: frozenset[Key]) -> list[str]:
     """Per row `same_call` or `repeat` where LiteLLM wrote a call, or the look at a finished job, more than once."""
     reasons = [""] * len(rows)
-    keys = list(zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True))
+    keys = _keys(rows)
     suspects = np.array([key in twins for key in keys], bool) if twins else np.zeros(len(rows), bool)
-    jobs = among(rows["call_type"], JOB_CALLS) & (rows["spend"].to_numpy(np.float64) > 0)
+    looks = among(rows["call_type"], LOOKS) & (rows["spend"].to_numpy(np.float64) > 0)
     spend_logs = run.sides.spend_logs
     if suspects.any():
-        details = spend_logs.details(rows[suspects])
-        for key in same_calls(details, spend_logs.candidates_of_same_call(details)):
-            if key in keys:
-                reasons[keys.index(key)] = Reason.SAME_CALL.value
-    if jobs.any():
-        details = spend_logs.details(rows[jobs])
+        missing = spend_logs.details(rows[suspects])
+        others = _others(spend_logs.candidates_of_same_call(missing), missing)
+        _note(reasons, keys, missing[same_call(missing, others)], Reason.SAME_CALL)
+    if looks.any():
+        missing = spend_logs.details(rows[looks])
         since = moment(int(rows["start_ms"].min())) - run.settings.recheck
-        for key in repeats(details, spend_logs.earlier_of_jobs(details, since)):
-            if key in keys:
-                reasons[keys.index(key)] = Reason.REPEAT.value
+        others = _others(spend_logs.earlier_of_jobs(missing, since), missing)
+        _note(reasons, keys, missing[repeat(missing, others)], Reason.REPEAT)
     return reasons
+
+
+def _others(found: pd.DataFrame, missing: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were found beside the missing ones."""
+    known = set(_keys(missing))
+    return found[np.array([key not in known for key in _keys(found)], bool)].reset_index(drop=True)
+
+
+def _keys(rows: pd.DataFrame) -> list[Key]:
+    return list(zip(rows["request_id"].tolist(), rows["start_ms"].tolist(), strict=True))
+
+
+def _note(reasons: list[str], keys: Sequence[Key], rows: pd.DataFrame, reason: Reason) -> None:
+    place_of = {key: place for place, key in enumerate(keys)}
+    for key in _keys(rows):
+        reasons[place_of[key]] = reason.value
 
 
 def doubt_fault(doubt: Doubt) -> DoubtfulFault:

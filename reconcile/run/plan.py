@@ -149,7 +149,8 @@ def make_plan(run: Run, order: Order, held: Sequence[HeldRow], free: Sequence[He
     slices = on_grid(window, settings.slice_length)
     unchanged = Unchanged()
     if order.skips_unchanged:
-        times = in_window["usage_ms"].tolist()
+        # A row of a long call, or one that was held back and can be sent now: the counts of its slice do not show it.
+        times = [*in_window["usage_ms"].tolist(), *(row.usage_ms for row in free)]
         unchanged = unchanged_slices(run, slices, fingerprints, [Window(moment(t), moment(t + 1)) for t in times])
     retried = [row for row in free if not window.start <= moment(row.usage_ms) < window.end] if order.sends else []
     outside = _slices_of(

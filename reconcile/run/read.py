@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.classify import without_copies
-from reconcile.classify.second_writing import nested_twins
+from reconcile.classify.second_writing import overlapping
 from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
 from reconcile.domain.instants import milliseconds
 from reconcile.domain.vocabulary import Scope
@@ -31,7 +31,8 @@ _NEAR_MS = 60_000
 class Read:
     """What was read of a part: rows (ROWS) and events (EVENTS) with a time in it, each once. The last one is empty.
 
-    `counted` marks the events that count: those of the window that was asked for. `twins` are the rows (by key) that
+    `listed_ms` are the times of all events that Lago listed, further copies of one included. `counted` marks the events
+    that count: those of the window that was asked for. `twins` are the rows (by key) that
     another row of equal content encloses in time: LiteLLM may have written one call twice. `horizon_ms` is how far both
     sides were read, None at the end.
     """
@@ -39,6 +40,7 @@ class Read:
     part: Part | None
     rows: pd.DataFrame
     events: pd.DataFrame
+    listed_ms: npt.NDArray[np.int64]
     counted: npt.NDArray[np.bool_]
     twins: frozenset[Key]
     horizon_ms: int | None
@@ -80,7 +82,7 @@ class Reader:
         run, parts, number = self._run, self._stretch.parts, self._number
         run.go_on()
         if number == len(parts) or (parts[number].if_awaited and not _awaited(parts[number], awaited_ms)):
-            return Read(None, empty(ROWS), empty(EVENTS), np.zeros(0, bool), frozenset(), None)
+            return Read(None, empty(ROWS), empty(EVENTS), np.zeros(0, np.int64), np.zeros(0, bool), frozenset(), None)
         part = parts[number]
         self._number += 1
         with run.timing.stage("read"):
@@ -94,14 +96,15 @@ class Reader:
             rows = _scoped(rows, part, self._plan)
             rows, events = _named_for_lago(rows, events, self._directory)
             rows, events = _with_deliveries(run, rows, part, events)
-            if run.rules.copies == "one":
-                events = without_copies(events, run.rules)
+            listed_ms = events["time_ms"].to_numpy(np.int64)
+            if run.sides.clickhouse and run.rules.copies == "one":
+                events = without_copies(events)
         near = joined([self._recent, rows])
         self._recent = rows[rows["usage_ms"].to_numpy(np.int64) >= milliseconds(part.window.end) - _NEAR_MS]
         counted = np.full(len(events), part.scope is Scope.WINDOW)
         if not part.if_awaited:
             run.progress.step(f"{part.window.end:%Y-%m-%d %H:%M}")
-        return Read(part, rows, events, counted, frozenset(nested_twins(near)), milliseconds(part.window.end))
+        return Read(part, rows, events, listed_ms, counted, frozenset(overlapping(near)), milliseconds(part.window.end))
 
 
 def _awaited(part: Part, awaited_ms: int | None) -> bool:

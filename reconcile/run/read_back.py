@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reconcile.classify import compare_by_id
+from reconcile.classify import as_rows, compare_by_id
 from reconcile.domain.frames import EVENTS, changed, empty, joined
 from reconcile.domain.instants import as_ms, milliseconds, moment
 from reconcile.domain.vocabulary import Reason, RowClass
@@ -107,7 +107,7 @@ def _compared(run: Run, rows: pd.DataFrame, ids: npt.NDArray[np.object_], times:
         part = rows.iloc[open_rows]
         for events in _listings(run, times[open_rows], part):
             ours = events[events["transaction_id"].isin(ids[open_rows].tolist())]
-            found, why, cost = compare_by_id(part, ours, run.rules)
+            found, why, cost = compare_by_id(as_rows(part), ours, run.rules)
             seen = np.flatnonzero(found != "")
             kinds[open_rows[seen]] = np.where(
                 found[seen] == RowClass.MATCHED.value, RowClass.DELIVERED.value, found[seen]
@@ -132,9 +132,8 @@ def _compared(run: Run, rows: pd.DataFrame, ids: npt.NDArray[np.object_], times:
         **{
             "class": changed(rows["class"], places, kinds.tolist()),
             "reason": changed(rows["reason"], places, reasons.tolist()),
-            "event_cost": costs,
         }
-    )
+    ).assign(event_cost=costs)
     return Verified(told, _not_visible(run, ids[lost].tolist()) if len(lost) else None)
 
 

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reconcile.domain.instants import HOUR_MS, milliseconds
-from reconcile.domain.tally import Tally
 from reconcile.domain.vocabulary import EventClass, RowClass
 from reconcile.domain.window import Window
 from reconcile.litellm.feed import CLOCK_SKEW
@@ -26,8 +24,8 @@ from reconcile.run.shared import Run
 # Another way to classify, or to pack, makes the figures of earlier releases worthless: raise this then.
 _VERSION = 3
 # A row without a charge ID may be given one later, in place: its slice is read again.
-_AGREED_ROWS = frozenset({RowClass.MATCHED, RowClass.MATCHED_LIVE, RowClass.DELIVERED, RowClass.EXCLUDED})
-_AGREED_EVENTS = frozenset({EventClass.MATCHED, EventClass.MATCHED_LIVE, EventClass.OWN})
+AGREED_ROWS = frozenset({RowClass.MATCHED, RowClass.MATCHED_LIVE, RowClass.DELIVERED, RowClass.EXCLUDED})
+AGREED_EVENTS = frozenset({EventClass.MATCHED, EventClass.MATCHED_LIVE, EventClass.OWN})
 # So many slices are compared with Lago by one count.
 _COUNTED_TOGETHER = 24
 
@@ -121,27 +119,3 @@ def _confirmed(run: Run, group: list[tuple[Window, int, bytes]]) -> list[tuple[W
         return []
     middle = len(group) // 2
     return _confirmed(run, group[:middle]) + _confirmed(run, group[middle:])
-
-
-def keep_agreed(
-    run: Run, tally: Tally, slices: Sequence[Window], fingerprints: Fingerprints, days_of: dict[int, list[list[Any]]]
-) -> None:
-    """Keeps the totals of the slices that were read and agree. `days_of`: LiteLLM's daily lines of each slice
-    number."""
-    size = run.settings.slice_length // timedelta(milliseconds=1)
-    agreed = set(tally.agreed_slices(_AGREED_ROWS, _AGREED_EVENTS))
-    kept = []
-    for piece in slices:
-        number = milliseconds(piece.start) // size
-        if number in agreed:
-            delivered = tally.delivered_in(number)
-            kept.append(
-                {
-                    "slice_from": piece.start,
-                    "slice_to": piece.end,
-                    "fingerprint": fingerprints.of(piece),
-                    "events": tally.events_of_slice(number) + delivered,
-                    "totals": tally.pack(number, days_of.get(number, [])),
-                }
-            )
-    run.sides.ledger.keep_slices(run.sides.stream, run.run_id, kept)

@@ -1,4 +1,4 @@
-"""LiteLLM's own tables: the migrations of litellm-proxy-extras (0.4.108: 213 of them), up to any age.
+"""LiteLLM's own tables: the migrations of litellm-proxy-extras (0.4.110: 220 of them), up to any age.
 
 LiteLLM applies them with Prisma. They are plain SQL, one folder each, in name order, and run as they are.
 """

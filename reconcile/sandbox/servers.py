@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from typing import Literal
 
 import uvicorn
 
 from reconcile.errors import LagoFault
-from reconcile.sandbox.lago import LagoStandIn, Organization
+from reconcile.sandbox.lago import VERSIONS, LagoStandIn, Organization, Slow
 from reconcile.sandbox.litellm_schema import insert_rows, migrate
 from reconcile.sandbox.postgres import create_database, postgres
 from reconcile.sandbox.traffic import EVENT_CODE, Traffic
@@ -53,6 +54,7 @@ def lago_server(stand_in: LagoStandIn, port: int = 0) -> Iterator[str]:
         log_level="critical",
         access_log=False,
         server_header=False,
+        date_header=False,  # a Lago without a proxy in front sends none; Faults.date_header adds it
         proxy_headers=False,
         loop="asyncio",
         timeout_graceful_shutdown=0,  # requests that hang by order are not waited for
@@ -81,17 +83,24 @@ def sandbox(
     event_code: str = EVENT_CODE,
     live_events: bool = True,
     lago_port: int = 0,
+    store: Literal["postgres", "clickhouse"] = "postgres",
+    version: str = "1.51",
+    slow_workers: int | None = None,
 ) -> Iterator[SandboxServers]:
     """Postgres with LiteLLM's schema, and Lago with a metric and the subscriptions of the traffic.
 
     Without `traffic` both are empty. `live_events`: what LiteLLM's own callback delivered is in Lago already.
+    `store` and `version` (`1.51`, `1.38`) say which Lago it is; with `slow_workers` it is as slow as a real one that
+    has so many processes.
     """
     with contextlib.ExitStack() as stack:
         server_url = stack.enter_context(postgres())
         database_url = create_database(server_url, "litellm")
         migrate(database_url)
-        stand_in = stack.enter_context(LagoStandIn(create_database(server_url, "lago")))
-        organization = stand_in.add_organization(API_KEY, name="Sandbox")
+        slow = None if slow_workers is None else Slow(slow_workers)
+        lago = LagoStandIn(create_database(server_url, "lago"), version=VERSIONS[version], slow=slow)
+        stand_in = stack.enter_context(lago)
+        organization = stand_in.add_organization(API_KEY, name="Sandbox", events_store=store)
         organization.add_billable_metric(event_code)
         if traffic is not None:
             insert_rows(database_url, traffic.rows)

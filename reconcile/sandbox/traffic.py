@@ -1,4 +1,4 @@
-"""Sample traffic for the demo: four days of spend-log rows and live events that LiteLLM 1.106.2's own code made.
+"""Sample traffic for the demo: four days of spend-log rows and live events that LiteLLM 1.110.2's own code made.
 
 The data is `data/sample_traffic.json.gz`, made by `tools/make_sample_traffic.py`, which also explains what is in it.
 Times are stored relative to the newest day, so that the traffic can be laid on any days.
@@ -43,6 +43,8 @@ class Truth:
     never_sent: tuple[str, ...]  # billable rows with a charge ID, for which LiteLLM posts no event
     doubled: tuple[str, ...]  # second events of a row that has one
     other_cost: tuple[str, ...]  # events whose cost is not the row's: guardrails, and a price changed on the way
+    no_cost: tuple[str, ...]  # events without their cost: null, or 0
+    late: tuple[str, ...]  # events that Lago got minutes after the call's end
     misdirected: tuple[str, ...]  # events under another charge ID than the row's
     orphans: tuple[str, ...]  # events without a row, with a subscription ID
     no_subscription_id: tuple[str, ...]  # events with the subscription ID ''
@@ -53,7 +55,7 @@ class Truth:
 class Traffic:
     """Four days of traffic, ending on `last_day` UTC.
 
-    `rows` hold every column of "LiteLLM_SpendLogs" of litellm-proxy-extras 0.4.108: datetimes naive, in UTC, with
+    `rows` hold every column of "LiteLLM_SpendLogs" of litellm-proxy-extras 0.4.110: datetimes naive, in UTC, with
     millisecond precision; JSON columns as JSON text. `events` are in the order in which Lago got them.
     `charge_ids` are the IDs of rows and events under this charge-by, sorted, without '': one subscription each.
     """
@@ -139,6 +141,8 @@ def _truth(rows: list[dict[str, Any]], posts: list[dict[str, Any]], charge_by: s
         ),
         doubled=events_of("doubled"),
         other_cost=events_of("other_cost", "guardrail"),
+        no_cost=events_of("no_cost"),
+        late=events_of("late"),
         misdirected=events_of("misdirected"),
         orphans=events_of("orphan"),
         no_subscription_id=tuple(post["transaction_id"] for post in posts if post["ids"][charge_by] == ""),

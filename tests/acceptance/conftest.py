@@ -16,7 +16,7 @@ from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 from reconcile.lago.http import Retry
 from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.postgres import create_database
 from reconcile.sandbox.servers import lago_server
 

@@ -26,7 +26,7 @@ from integration.spend_rows import TEAMS
 
 from reconcile import cli
 from reconcile.sandbox.lago import LagoStandIn, Organization
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.litellm_schema import insert_rows
 
 PROGRAM = Path(sys.executable).parent / "reconcile"

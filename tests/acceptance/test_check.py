@@ -109,6 +109,7 @@ def test_all_is_well(world: World) -> None:
     ran = world.run("check")
     assert ran.code == 0, ran.err
     assert [line.split(":")[0] for line in ran.out.splitlines()] == [
+        "ok    settings",
         "ok    LiteLLM's spend log",
         "ok    the job's own state",
         "ok    Lago",
@@ -118,9 +119,56 @@ def test_all_is_well(world: World) -> None:
     as_json = world.run("check", "--json")
     assert as_json.code == 0
     assert as_json.document["ok"] is True
+    assert as_json.document["warnings"] == []
+    assert as_json.document["settings"]["LAGO_API_CHARGE_BY"] == "environment"
+    assert as_json.document["settings"]["RECONCILE_LAG"] == "default"
     # It looks, and changes nothing.
     assert world.query("SELECT to_regnamespace('reconcile')") == [(None,)]
     assert all(one.method == "GET" for one in world.lago.stand_in.requests)
+
+
+def test_where_settings_come_from_and_what_is_likely_to_be_a_mistake(world: World) -> None:
+    world.subscribe()
+    (world.folder / ".env").write_text("RECONCILE_MATCH_AFTER=5s\n")
+    ran = world.run("check", "--charge-by", "team_id", LAGO_API_CHARGE_BY="")
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("ok    settings: ")]
+    assert "; .env: RECONCILE_MATCH_AFTER; " in line
+    assert "; option: LAGO_API_CHARGE_BY; " in line
+    assert line.endswith("; default: all others")
+    assert ran.err.startswith("note  RECONCILE_MATCH_AFTER: ")
+    assert world.run("check", "--json").document["settings"]["RECONCILE_MATCH_AFTER"] == ".env"
+    logged = world.run("report", *DAYS, RECONCILE_LOG_FORMAT="json").err
+    assert '".env": "RECONCILE_MATCH_AFTER"' in logged
+    assert '"event": "RECONCILE_MATCH_AFTER: ' in logged
+
+
+def test_a_password_that_breaks_its_url_is_nowhere(world: World) -> None:
+    world.secrets |= {"zq", "x9!", "kk#77", "x9%21", "kk%2377", "kk"}
+    broken = "postgresql://u:zq@x9!/kk#77@host/db"
+    for command in (("check",), ("run",), ("backfill", *DAYS), ("runs",), ("migrate",)):
+        ran = world.run(*command, DATABASE_URL=broken)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("reconcile: DATABASE_URL: has a raw @, / ? or # ")
+
+
+def test_the_parts_of_litellm_s_chart_do(world: World) -> None:
+    world.subscribe()
+    parts = urlsplit(world.database_url)
+    given = {
+        "DATABASE_URL": "",
+        "DATABASE_HOST": str(parts.hostname),
+        "DATABASE_PORT": str(parts.port),
+        "DATABASE_USERNAME": str(parts.username),
+        "DATABASE_PASSWORD": str(parts.password),
+        "DATABASE_NAME": parts.path.removeprefix("/"),
+    }
+    assert world.run("check", **given).code == 0
+
+
+def test_a_slip_of_the_pen_sends_nothing(world: World) -> None:
+    ran = world.backfill(RECONCILE_UNCOVRED="push")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "reconcile: RECONCILE_UNCOVRED: is no setting; the nearest is RECONCILE_UNCOVERED\n"
 
 
 def test_no_subscription_at_all(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from integration.spend_rows import DAY, a_day, billable, row
 
@@ -108,3 +108,48 @@ def test_the_summary_is_for_people(world: World) -> None:
     assert "team-without-subscription" in ran.out
     assert "1,234.50" in ran.out
     assert "{" not in ran.out
+
+
+def test_the_young_end_of_a_range_is_cut_and_said(world: World) -> None:
+    world.subscribe()
+    world.add_rows([row("r-old", datetime.now(UTC) - timedelta(hours=3)), row("r-young", datetime.now(UTC))])
+    today, tomorrow = (f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
+    ran = world.backfill("--from", today, "--to", tomorrow)
+    assert ran.code == 0, ran.err
+    assert ran.count("rows", "delivered") == ran.count("rows", "total") == 1
+    end = datetime.fromisoformat(ran.document["window"]["to"])
+    assert timedelta(hours=2) <= datetime.now(UTC) - end < timedelta(hours=2, minutes=5)
+    assert "the range is cut to" in ran.err
+    assert "RECONCILE_LAG" in ran.err
+    whole = world.run("report", "--json", "--from", today, "--to", tomorrow, RECONCILE_LAG="30s")
+    assert datetime.now(UTC) - datetime.fromisoformat(whole.document["window"]["to"]) < timedelta(minutes=5)
+
+
+def test_a_range_of_which_all_is_young_is_wrong_usage(world: World) -> None:
+    begin = f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    for command in ("backfill", "report"):
+        ran = world.run(command, "--json", "--from", begin, "--to", "2199-12-31")
+        assert (ran.code, ran.out) == (2, "")
+        assert "RECONCILE_LAG" in ran.err
+
+
+def test_show_says_which_run_it_was(world: World) -> None:
+    world.add_rows([row("r-1", DAY)])
+    world.subscribe()
+    document = world.backfill("--dry-run").document
+    lines = world.run("show", document["run_id"]).out.splitlines()
+    assert lines[:3] == [
+        f"Run: {document['run_id']}",
+        "Command: backfill --dry-run",
+        "Exact instants (UTC): 2025-11-20T00:00:00Z to 2025-11-21T00:00:00Z",
+    ]
+    assert lines[3].startswith(f"Started: {document['method']['started_at']}")
+    assert lines[4].startswith(f"Finished: {document['method']['finished_at']}")
+
+
+def test_a_fault_before_anything_was_read_makes_no_empty_tables(world: World) -> None:
+    ran = world.run("backfill", *DAYS, LAGO_API_BASE="http://127.0.0.1:1")
+    assert ran.code == 3
+    assert "Not finished" in ran.out
+    assert "Total" not in ran.out
+    assert "What to do" not in ran.out

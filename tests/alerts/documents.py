@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 
@@ -29,13 +31,14 @@ def made(
     fault: Fault | None = None,
     at: datetime = END,
     dry_run: bool = False,
+    **changes: Any,
 ) -> Document:
     """A run's document with these counts and sums of money; it ended at `at`, after 90 seconds."""
     row_classes = {name: RowTotals(*_totals(rows, name)) for name in ROW_CLASSES}
     event_classes = {name: EventTotals(*_totals(events, name)) for name in EVENT_CLASSES}
     row_classes["total"] = sum(row_classes.values(), RowTotals())
     event_classes["total"] = sum(event_classes.values(), EventTotals())
-    return Document(
+    document = Document(
         run_id="2026-11-20T01-58-30Z-7f3a",
         command=command,
         dry_run=dry_run,
@@ -70,6 +73,7 @@ def made(
         ),
         fault=fault,
     )
+    return replace(document, **changes)
 
 
 def _totals(given: dict[str, tuple[int, str]] | None, name: str) -> tuple[int, Decimal]:

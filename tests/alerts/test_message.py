@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Fault
+from reconcile.domain.document import Fault, Finding, RowTotals
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.settings.alerting import Threshold, thresholds
 from reconcile.unattended import alerts
 
 from .documents import END, made
 
-CLASSES = tuple(dict.fromkeys(ROW_CLASSES + EVENT_CLASSES))
+CLASSES = tuple(dict.fromkeys((*map(str, ROW_CLASSES), *map(str, EVENT_CLASSES))))
 
 
 def on(text: str) -> tuple[Threshold, ...]:
@@ -59,6 +61,27 @@ def test_a_class_of_both_sides_counts_by_the_larger() -> None:
     assert alerts.of_run(document, on("mismatched>2"), job=None, reports=[]) is not None
     assert alerts.of_run(document, on("mismatched>4.00usd"), job=None, reports=[]) is not None
     assert alerts.of_run(document, on("mismatched>3,mismatched>5.00usd"), job=None, reports=[]) is None
+
+
+def test_late_rows_and_rows_that_stay_held_count_too() -> None:
+    """They are in no window: without this nobody would hear of them."""
+    late = {"held": RowTotals(2, Decimal("1.50")), "rejected": RowTotals(1, Decimal("9"))}
+    stay = (Finding("still_held", "…", 4, Decimal("0.25")), Finding("late_held", "…", 2, Decimal("1.50")))
+    document = made(rows={"held": (1, "1.00")}, late=late, findings=stay)
+    for threshold, raised in (("held>6", True), ("held>7", False), ("held>2.74usd", True), ("held>2.75usd", False)):
+        assert (alerts.of_run(document, on(threshold), job=None, reports=[]) is not None) is raised, threshold
+    alert = alerts.of_run(document, on("held,rejected"), job=None, reports=[])
+    assert alert is not None
+    assert alert.subject == "reconcile: llm_usage: 7 held, 1 rejected"
+    assert "held: 7, 2.75 USD (threshold: held)" in alert.text
+    assert alerts.of_run(document, on("missing"), job=None, reports=[]) is None
+
+
+def test_unbilled_counts_by_its_rows() -> None:
+    """A live event that is not counted may stand beside the row's own event, which is billed."""
+    beside = made(rows={"matched": (1, "1.00")}, events={"unbilled": (1, "0"), "matched": (1, "1.00")})
+    assert alerts.of_run(beside, on("unbilled"), job=None, reports=[]) is None
+    assert alerts.of_run(made(rows={"unbilled": (1, "1.00")}), on("unbilled"), job=None, reports=[]) is not None
 
 
 def test_a_run_that_agrees_raises_none() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reconcile.domain.document import EVENT_CLASSES, ROW_CLASSES, Fault
+from reconcile.domain.document import Fault, Finding, RowTotals
+from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import SettingsError
 from reconcile.unattended.metrics import Metrics, serving
 
@@ -58,6 +61,20 @@ def test_a_backfill_of_an_old_month_does_not_move_the_reconciled_time_back() -> 
     metrics.succeeded(("llm_usage", "team_id"), END + timedelta(hours=1), END - timedelta(days=30))
     assert value(metrics, "reconciled_until_timestamp_seconds") == END.timestamp() - 900
     assert value(metrics, "lag_seconds") == 4500
+
+
+def test_late_rows_rows_that_stay_held_and_requests_in_flight() -> None:
+    metrics = Metrics()
+    late = {"held": RowTotals(2, Decimal("1.50")), "delivered": RowTotals(3, Decimal("0.5"))}
+    stay = (Finding("still_held", "…", 4, Decimal("0.25")),)
+    document = made(late=late, findings=stay)
+    metrics.observe(replace(document, method=replace(document.method, in_flight={"list": 1.5, "deliver": 3.0})), 0)
+    assert value(metrics, "late_rows", **{"class": "held"}) == 6
+    assert value(metrics, "late_rows_spend_usd", **{"class": "held"}) == 1.75
+    assert value(metrics, "late_rows", **{"class": "delivered"}) == 3
+    assert value(metrics, "lago_in_flight", kind="deliver") == 3
+    metrics.observe(made(), 0)  # the next run has none, and says so
+    assert value(metrics, "late_rows", **{"class": "held"}) == 0
 
 
 @pytest.mark.parametrize("options", [{"command": "report"}, {"dry_run": True}])

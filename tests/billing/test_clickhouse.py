@@ -139,7 +139,8 @@ def test_a_rerun_waits_before_it_takes_a_sent_row_for_missing(clickhouse_world: 
     assert len(world.lago.organization.stored_events(CODE)) == 30
 
 
-def test_copies_of_one_event_are_one(clickhouse_world: World) -> None:
+def test_copies_of_one_event_are_billed_unless_the_organization_folds_them(clickhouse_world: World) -> None:
+    """Lago's API does not show the switch, so it is taken to be off."""
     world = clickhouse_world
     world.subscribe()
     one = row("a", NOON)
@@ -147,6 +148,10 @@ def test_copies_of_one_event_are_one(clickhouse_world: World) -> None:
     for seconds in range(3):
         world.live(NOON + timedelta(seconds=seconds), event_of(one))
     ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"matched": 1})
+    assert events_in(ran.document) == {"matched": 1, "duplicate": 2}
+    assert ran.document.reasons["duplicate"] == {"copy": 2}
+    ran = world.day(RECONCILE_COPIES="one")
     assert (ran.exit_code, rows_in(ran.document), events_in(ran.document)) == (0, {"matched": 1}, {"matched": 1})
 
 
@@ -165,6 +170,7 @@ def test_the_same_id_at_another_millisecond_is_billed_twice(clickhouse_world: Wo
 def test_a_window_with_copies_is_unchanged_all_the_same(clickhouse_world: World) -> None:
     """Lago counts copies, and so do we."""
     world = clickhouse_world
+    world.settings["RECONCILE_COPIES"] = "one"
     world.subscribe()
     one = row("a", NOON)
     world.write(one)
@@ -172,7 +178,7 @@ def test_a_window_with_copies_is_unchanged_all_the_same(clickhouse_world: World)
         world.live(NOON, event_of(one))
     world.day()
     world.requests()
-    ran = world.day()
+    ran = world.day(skip_unchanged=True)
     seen = world.requests()
     assert (rows_in(ran.document), events_in(ran.document)) == ({"matched": 1}, {"matched": 1})
     assert (seen["list"], seen["count"]) == (0, 1)

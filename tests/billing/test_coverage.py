@@ -76,8 +76,6 @@ UNCOVERED = (nothing, pending, canceled, started_later, terminated_before, gap_b
 COVERED = (
     active,
     started_at_that_very_moment,
-    terminated_at_that_very_moment,
-    terminated_after,
     one_after_the_other,
     pending_beside_active,
 )
@@ -110,10 +108,22 @@ def test_a_subscription_covers_the_usage_time(world: World, setup: Setup) -> Non
     assert (world.billed(), world.held()) == ({("a", TEAM): 1}, {})
 
 
+@pytest.mark.parametrize("setup", [terminated_at_that_very_moment, terminated_after])
+def test_a_subscription_that_has_ended_has_no_open_period(world: World, setup: Setup) -> None:
+    """Covered, and billed by nobody any more: no invoice can be seen, and none will come. A draft would take it."""
+    setup(world)
+    world.write(row("a", NOON))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document), world.held()) == (1, {"held": 1}, {"a": "period_closed"})
+    world.lago.organization.add_invoice(TEAM, (DAY, DAY + NIGHT))
+    assert (world.day().exit_code, world.billed(), world.held()) == (0, {("a", TEAM): 1}, {})
+
+
 def test_the_edges_of_a_subscription(world: World) -> None:
     """Lago tells the start to the millisecond and the end to the second; both count as covered."""
     start, end = NOON + 123 * MS, NOON + HOUR
     world.subscribe(started_at=start, terminated_at=end)
+    world.lago.organization.add_invoice(TEAM, (DAY, DAY + NIGHT))
     times = (start - MS, start, end, end + MS)
     world.write(*(row(f"r-of-{number}", at) for number, at in enumerate(times)))
     ran = world.day()
@@ -228,12 +238,15 @@ def test_nothing_is_kept_by_a_report(world: World, command: str) -> None:
 
 
 def test_a_row_that_has_its_event_is_not_held(world: World) -> None:
-    """Whether Lago bills the event is no reason to think that it is not there."""
+    """Whether Lago bills the event is no reason to think that it is not there; it is `unbilled`, and never sent
+    again."""
     world.write(row("a", NOON))
-    world.day(RECONCILE_UNCOVERED="push")
+    assert world.day(RECONCILE_UNCOVERED="push").exit_code == 0
     ran = world.day()
-    assert (ran.exit_code, rows_in(ran.document), events_in(ran.document)) == (0, {"matched": 1}, {"matched": 1})
+    assert (ran.exit_code, rows_in(ran.document), events_in(ran.document)) == (1, {"unbilled": 1}, {"unbilled": 1})
+    assert ran.document.reasons["unbilled"] == {"no_subscription": 1}
     assert findings(ran.document) == {}
+    assert len(world.lago.organization.stored_events()) == 1
 
 
 def test_subscriptions_are_read_once(world: World) -> None:

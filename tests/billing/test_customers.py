@@ -34,6 +34,7 @@ def test_the_subscription_of_the_usage_time(customers: World) -> None:
     """Yesterday's row goes to yesterday's subscription, today's to today's."""
     customers.subscribe("old", external_customer_id=CUSTOMER, terminated_at=NOON)
     customers.subscribe("new", external_customer_id=CUSTOMER, started_at=NOON + MS)
+    customers.lago.organization.add_invoice("old", (DAY, NOON))
     customers.write(row("before", NOON), row("after", NOON + MS))
     assert customers.day().exit_code == 0
     assert customers.billed() == {("before", "old"): 1, ("after", "new"): 1}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconcile.errors import NotVisibleFault
-from reconcile.run.sending import Sender
+from reconcile.run import courier
 
 from .world import (
     DAY,
@@ -54,7 +54,7 @@ def test_long_before_the_window(world: World) -> None:
     assert (findings(ran.document), ran.document.verified) == ({"late_delivered": 1}, True)
     assert (world.billed(), world.held()) == ({("a", TEAM): 1}, {})
     (sent,) = world.lago.organization.stored_events()
-    assert (sent["transaction_id"], sent["timestamp"]) == (own_id(held), NOON.replace(tzinfo=None))
+    assert (sent["transaction_id"], sent["timestamp"]) == (own_id(held), NOON.replace(tzinfo=None, microsecond=200))
     again = world.nightly(MUCH_LATER)
     assert (again.exit_code, late_in(again.document), again.document.verified) == (0, {}, None)
 
@@ -194,7 +194,7 @@ def test_delivered_and_not_released(world: World, monkeypatch: pytest.MonkeyPatc
     def fails(*_: object) -> object:
         raise NotVisibleFault("stopped here")
 
-    monkeypatch.setattr(Sender, "verify", fails)
+    monkeypatch.setattr(courier, "verify", fails)
     assert world.nightly(MUCH_LATER).exit_code == 3
     monkeypatch.undo()
     assert (world.billed(), world.held()) == ({("a", TEAM): 1}, {"a": "no_subscription"})

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, text
 
-from reconcile.settings.values import database
+from reconcile.settings.database import database
 
 from .world import CODE, DAY, NIGHT, TEAM, World, live_event, row
 
@@ -59,6 +59,7 @@ def old(world: World) -> World:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with create_engine(database(world.database_url).sqlalchemy).begin() as connection:
+        connection.execute(text("DROP SCHEMA IF EXISTS reconcile CASCADE"))
         connection.execute(text("CREATE SCHEMA reconcile"))
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "0002")

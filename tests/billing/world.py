@@ -21,7 +21,7 @@ from reconcile.domain.document import Document, EventTotals, RowTotals
 from reconcile.domain.event import transaction_id
 from reconcile.domain.window import Window
 from reconcile.run.job import Order, Result, run
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.litellm_schema import insert_rows
 from reconcile.settings import Settings, load
 
@@ -188,10 +188,18 @@ class World:
     # --- the job
 
     def run(
-        self, start: datetime, end: datetime, command: str = "run", *, dry_run: bool = False, **settings: str
+        self,
+        start: datetime,
+        end: datetime,
+        command: str = "run",
+        *,
+        dry_run: bool = False,
+        skip_unchanged: bool = False,
+        **settings: str,
     ) -> Result:
         """One run over [start, end). Whatever a test is about, the books balance."""
-        result = run(self.configured(**settings), Order(command, Window(start, end), dry_run))
+        order = Order(command, Window(start, end), dry_run, skip_unchanged=skip_unchanged)
+        result = run(self.configured(**settings), order)
         balanced(result.document)
         assert self.lago.key not in json.dumps(result.document.as_json())
         return result

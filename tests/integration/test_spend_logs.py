@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from reconcile.domain import frames
+from reconcile.domain.frames import empty
 from reconcile.domain.window import Window, slices
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.litellm.feed import RowFeed
@@ -532,10 +533,13 @@ def test_details_know_rows_of_one_id_by_their_start_and_the_legacy_table(databas
     execute(database_url, 'INSERT INTO "LiteLLM_SpendLogs_legacy" SELECT * FROM "LiteLLM_SpendLogs"')
     execute(database_url, """DELETE FROM "LiteLLM_SpendLogs" WHERE request_id = 'r-1'""")
     insert_rows(database_url, [row("r-1", NOON + timedelta(hours=1), spend=2.0)])
+    insert_rows(database_url, [row("later", NOON + timedelta(hours=2), spend=3.0)])
     rows = read(database_url)
     with opened(database_url) as spend_logs:
-        assert sorted(spend_logs.details(rows)["spend"]) == [0.0125, 1.0, 2.0]
+        assert sorted(spend_logs.details(rows)["spend"]) == [0.0125, 1.0, 2.0, 3.0]
         assert spend_logs.details(rows[rows["spend"] == 2.0])["spend"].tolist() == [2.0]
+        # An earlier row of the ID beside a later row of another one.
+        assert sorted(spend_logs.details(rows[rows["spend"].isin([1.0, 3.0])])["spend"]) == [1.0, 3.0]
         assert spend_logs.details(rows[:0]).empty
 
 
@@ -549,57 +553,81 @@ def test_the_rows_of_a_session_within_seconds(database_url: str) -> None:
             call("near", near, "s-1"),
             call("far", far, "s-1"),
             call("stranger", NOON, "s-2"),
+            call("much-later", NOON + timedelta(minutes=1), "s-3"),
             *(call(f"none-{number}", NOON, session) for number, session in enumerate(("", None))),
         ],
     )
     rows = read(database_url)
     with opened(database_url) as spend_logs:
-        of_call = spend_logs.details(rows[rows["request_id"] == "inner"])
-        found = spend_logs.candidates_of_same_call(of_call)
+        of_calls = spend_logs.details(rows[rows["request_id"].isin(["inner", "much-later"])])
+        found = spend_logs.candidates_of_same_call(of_calls)
         frames.check(found, DETAILS)
-        assert sorted(found["request_id"]) == ["inner", "near", "outer"]
+        assert sorted(found["request_id"]) == ["inner", "much-later", "near", "outer"]
         without_session = spend_logs.details(rows[rows["request_id"].str.startswith("none")])
         assert len(without_session) == 2
         frames.check(spend_logs.candidates_of_same_call(without_session), DETAILS)
         assert spend_logs.candidates_of_same_call(without_session).empty
 
 
-def test_the_earlier_row_that_billed_the_same_job(database_url: str) -> None:
-    def look(request_id: str, hours: float, **changes: Any) -> dict[str, Any]:
-        return row(request_id, DAY + timedelta(hours=hours), **{"call_type": "aget_responses", **changes})
+def look(request_id: str, hours: float, **changes: Any) -> dict[str, Any]:
+    """A look at a finished response that began `hours` into the day."""
+    return row(request_id, DAY + timedelta(hours=hours), **{"call_type": "aget_responses", **changes})
 
+
+def earlier(url: str, request_id: str, since: datetime = DAY) -> list[str]:
+    """The IDs of the earlier rows that tell about this one."""
+    both = Window(DAY - timedelta(days=1), WINDOW.end)
+    with opened(url) as spend_logs:
+        rows = spend_logs.rows(both, both)
+        found = spend_logs.earlier_of_jobs(spend_logs.details(rows[rows["request_id"] == request_id]), since)
+    frames.check(found, DETAILS)
+    return sorted(found["request_id"])
+
+
+def test_the_earlier_rows_that_billed_the_same_job(database_url: str) -> None:
+    nothing = {"spend": 0.0, "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     insert_rows(
         database_url,
         [
-            look("made", 1, call_type="aresponses"),
+            look("too-long-ago", -1),
+            look("background-too", 0.25, call_type="aresponses", **nothing),
+            look("background", 0.5, call_type="aresponses", **nothing),
+            look("free", 0.75, **nothing),
+            look("made-too", 1, call_type="responses"),
+            look("made", 1.25, call_type="aresponses"),
+            look("chat", 1.5, call_type="acompletion"),
             look("first", 2),
             look("second", 3),
-            look("chat", 1, call_type="acompletion", spend=0.5),
-            look("after-chat", 2, spend=0.5),
-            *(
-                look(f"{name}-{part}", hours, spend=0.75, **changes)
-                for part, (name, changes) in enumerate(
-                    [("key", {"api_key": "k"}), ("team", {"team_id": "b"}), ("in", {"prompt_tokens": 1})]
-                )
-                for hours in (1 + part,)
-            ),
-            look("out", 5, spend=0.75, completion_tokens=1),
-            look("too-long-ago", -1, spend=0.25),
-            look("long-after", 5, spend=0.25),
+            look("long-after", 5),
+            look("asked-before", 6, api_key="k"),
+            look("created", 7, call_type="acreate_batch", api_key="k"),
+            look("asked", 8, call_type="aretrieve_batch", api_key="k"),
         ],
     )
+    assert earlier(database_url, "first") == ["background", "made"]
+    assert earlier(database_url, "first", DAY - timedelta(days=1)) == ["background", "made", "too-long-ago"]
+    assert earlier(database_url, "second") == ["background", "first", "made"]
+    assert earlier(database_url, "asked-before") == []
+    assert earlier(database_url, "asked") == ["created"]
     with opened(database_url) as spend_logs:
-        rows = spend_logs.rows(Window(DAY - timedelta(days=1), WINDOW.end), Window(DAY - timedelta(days=1), WINDOW.end))
-        details = spend_logs.details(rows[~rows["request_id"].isin(["made", "chat"])])
-        found = spend_logs.earlier_of_jobs(details, DAY)
-        frames.check(found, DETAILS)
-        assert sorted(found["request_id"]) == ["first", "made"]
-        assert spend_logs.earlier_of_jobs(details[:0], DAY).empty
-        assert sorted(spend_logs.earlier_of_jobs(details, DAY - timedelta(days=1))["request_id"]) == [
-            "first",
-            "made",
-            "too-long-ago",
-        ]
+        assert spend_logs.earlier_of_jobs(empty(DETAILS), DAY).empty
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        {"api_key": "k"},
+        {"team_id": "b"},
+        {"prompt_tokens": 1},
+        {"completion_tokens": 1},
+        {"spend": 0.012500000000000002},
+        {"call_type": "acompletion"},
+    ],
+    ids=lambda differs: "".join(differs),
+)
+def test_a_row_that_differs_in_one_value_billed_something_else(database_url: str, differs: dict[str, Any]) -> None:
+    insert_rows(database_url, [look("before", 1, **differs), look("asked", 2)])
+    assert earlier(database_url, "asked") == []
 
 
 def test_the_clock_of_postgres(database_url: str) -> None:

@@ -103,6 +103,18 @@ def test_ids_that_nothing_active_covers_are_looked_for_among_the_ended(
     assert asked(double) == []
 
 
+def test_one_that_began_again_meanwhile_is_known_from_before_its_begin(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    catalog.add("team", status="terminated", terminated_at="2026-11-20T12:10:00Z")
+    catalog.add("team", started_at="2026-11-20T12:30:00.000Z")
+    found = directory(client, memory)
+    found.learn(["team"], since_ms=NOON)
+    minute = 60_000
+    times = np.array([NOON, NOON + 20 * minute, NOON + 30 * minute])
+    assert found.coverage.judge(["team"] * 3, times).tolist() == ["", "no_subscription", ""]
+
+
 def test_few_ids_of_many_subscriptions_are_asked_for_by_id(
     double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
 ) -> None:
@@ -134,7 +146,7 @@ def test_many_ids_are_read_from_the_whole_list(
     assert asked(double) == []
 
 
-@pytest.mark.parametrize("subscriptions", [50, 5_000])
+@pytest.mark.parametrize("subscriptions", [50, 2_600])
 def test_a_customer_per_session_stays_under_600_reads(
     double: Double, client: Lago, catalog: CannedCatalog, memory: Kept, subscriptions: int
 ) -> None:
@@ -152,13 +164,14 @@ def test_a_customer_per_session_stays_under_600_reads(
 def test_unknown_ids_end_the_asking_one_by_one(
     double: Double, client: Lago, catalog: CannedCatalog, memory: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("reconcile.lago.roll._UNKNOWN_AT_MOST", 20)
     monkeypatch.setattr("reconcile.lago.roll.PAGE", 100)
-    for number in range(12_000):
+    for number in range(1_200):
         catalog.add(f"team-{number}")
     found = directory(client, memory)
-    found.learn([f"session-{number}" for number in range(1_000)], since_ms=NOON)
-    # 1,000 IDs at 20 ms are cheaper than 12,000 subscriptions at 2 ms; but Lago knows none of the first 200.
-    assert len(asked(double)) == 1 + 200 + 120 + 1
+    found.learn([f"session-{number}" for number in range(100)], since_ms=NOON)
+    # 100 IDs at 20 ms are cheaper than 1,200 subscriptions at 2 ms; but Lago knows none of the first 20.
+    assert len(asked(double)) == 1 + 20 + 12 + 1
 
 
 def test_pages_that_are_capped_or_miss_something(
@@ -383,6 +396,49 @@ def test_a_lago_that_cannot_say_which_are_overridden(
     third = directory(client, memory)
     third.learn(names, since_ms=NOON)
     assert (judged(third, *names), third.guessed_plans) == (["not_priced"] * 50, 0)
+
+
+def test_what_was_never_asked_for_comes_before_what_is_old(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconcile.lago.price_list._OWN_PLANS_AT_MOST", 20)
+    catalog.old = True
+    names = many(catalog, 40, own=40)
+    money = {name: 40.0 - number for number, name in enumerate(names)}
+    guessed = []
+    for night in range(2):
+        found = directory(client, memory, now_ms=NOW + night * 20 * DAY_MS)
+        found.learn(names, since_ms=NOON, money=money)
+        guessed.append(found.guessed_plans)
+    assert guessed == [20, 0]
+    assert judged(found, *names) == ["not_priced"] * 40
+
+
+def test_plans_that_were_never_asked_for_come_before_those_that_are_old(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconcile.lago.price_list._PLANS_AT_MOST", 2)
+    catalog.plans = {code: plan(code, charge()) for code in ("plan-0", "plan-1", "plan-2")}
+    for number in range(3):
+        catalog.add(f"team-{number}", plan_code=f"plan-{number}")
+    for night, expected in enumerate((["/plans/plan-0", "/plans/plan-1"], ["/plans/plan-2", "/plans/plan-0"])):
+        found = directory(client, memory, now_ms=NOW + night * DAY_MS)
+        found.learn(["team-0", "team-1", "team-2"], money={"team-0": 3.0, "team-1": 2.0, "team-2": 1.0})
+        assert [path for path in asked(double) if path.startswith("/plans/")] == expected
+
+
+def test_a_server_that_finds_nothing_by_a_filter_that_it_does_not_know(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    def nothing(request: Any) -> Reply | None:
+        found = {"subscriptions": [], "meta": {"next_page": None, "total_count": 0}}
+        return Reply(200, found) if "overriden" in request.query else None
+
+    double.scripts.insert(0, nothing)
+    names = many(catalog, 30, own=30)
+    found = directory(client, memory)
+    found.learn(names, since_ms=NOON)
+    assert judged(found, *names) == ["not_priced"] * 30
 
 
 def test_plans_that_cannot_be_known_are_taken_to_be_priced(

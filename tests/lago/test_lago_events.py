@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconcile.domain.frames import EVENTS, check
@@ -123,11 +123,12 @@ def test_names_are_tried_in_order() -> None:
         {"cost": None},
         {"cost": 0, "response_cost": 7},
         {},
+        {"cost": 1, "response_cost": "x"},
     ]
     found = decoded([listed(one) for one in events], shape)
-    assert found["response_cost"].fillna(-1).tolist() == [1, 2, 3, -1, -1, 0, 0, -1]
-    assert found["malformed"].tolist() == [False, False, False, True, True, False, False, False]
-    assert found["model"].tolist() == ["a", "b", "", "c", "", "", "", ""]
+    assert found["response_cost"].fillna(-1).tolist() == [1, 2, 3, -1, -1, 0, 0, -1, 1]
+    assert found["malformed"].tolist() == [False, False, False, True, True, False, False, False, False]
+    assert found["model"].tolist() == ["a", "b", "", "c", "", "", "", "", ""]
 
 
 def test_the_request_is_told_by_our_own_events_alone() -> None:
@@ -257,6 +258,7 @@ def test_what_is_no_number_is_malformed_on_clickhouse_too(text: str) -> None:
     assert math.isnan(row["prompt_tokens"])
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_come_through_to_the_last_bit(value: float) -> None:
     found = decoded([listed({"response_cost": value}), listed({"response_cost": f"{value:.1080f}"})])
@@ -265,6 +267,7 @@ def test_numbers_come_through_to_the_last_bit(value: float) -> None:
     assert found["response_cost"].tolist() == [value, 1.0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -416,6 +419,7 @@ EVENT = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(EVENT, max_size=4), st.sampled_from([COST, CLICKHOUSE]))
 def test_no_type_crashes(events: list[dict[str, Any]], shape: EventShape) -> None:
     assert len(decoded(events, shape)) == len(events)

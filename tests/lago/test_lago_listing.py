@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,9 +13,9 @@ import pytest
 
 from reconcile.domain.frames import EVENTS, check
 from reconcile.errors import Interrupted, LagoFault, PreflightError
-from reconcile.lago import EventShape, Lago
+from reconcile.lago import EventShape, Lago, Retry
 
-from .lago_double import KEY, QUICK, Double, Reply, Request, times
+from .lago_double import KEY, QUICK, Double, Reply, Request, times, visible
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 END = datetime(2026, 11, 21, tzinfo=UTC)
@@ -288,3 +290,188 @@ def test_an_empty_listing_has_the_same_columns(double: Double, client: Lago) -> 
     assert len(empty) == 0
     check(empty, EVENTS)
     check(full, EVENTS)
+
+
+# --- windows, as few and as narrow as the traffic allows
+
+
+def widths(double: Double) -> list[timedelta]:
+    """How wide was asked for, in the order of the requests."""
+    return [
+        datetime.fromisoformat(r.query["timestamp_to"][0]) - datetime.fromisoformat(r.query["timestamp_from"][0])
+        for r in double.requests
+    ]
+
+
+def windows(double: Double) -> int:
+    return len({(r.query["timestamp_from"][0], r.query["timestamp_to"][0]) for r in double.requests})
+
+
+def test_few_requests_and_no_wide_offsets(double: Double) -> None:
+    names = fill(double, 12_000, span=timedelta(hours=3))
+    with Lago(double.url, KEY, retry=QUICK) as lago:
+        frame = lago.list_events("llm", START, START + timedelta(hours=3))
+    assert sorted(frame["transaction_id"]) == names
+    assert len(double.requests) <= 1.05 * 12 + windows(double)
+    assert len(double.requests) <= 22
+    assert deepest(double) <= 2
+    assert all(request.query["per_page"] == ["1000"] for request in double.requests)
+
+
+def test_little_traffic_costs_a_few_requests(double: Double, client: Lago) -> None:
+    names = fill(double, 30)
+    assert listed(client) == names
+    assert len(double.requests) <= 4
+    double.requests.clear()
+    assert listed(client) == names
+    assert len(double.requests) <= 2
+
+
+def test_a_burst_is_cut_and_not_paged_through(double: Double) -> None:
+    names = fill(double, 3_000, span=timedelta(seconds=20))
+    with Lago(double.url, KEY, retry=QUICK, page_size=100) as lago:
+        assert listed(lago) == names
+    assert deepest(double) <= 10
+    assert len(double.requests) < 60
+
+
+@pytest.mark.parametrize("too_slow", [Reply(504, "<html>gateway timeout</html>"), None], ids=["504", "no answer"])
+def test_a_lago_that_cannot_list_wide(double: Double, too_slow: Reply | None) -> None:
+    """It answers to no range over 30 minutes: large organizations are known for it."""
+    released = threading.Event()
+    refused: list[timedelta] = []
+
+    def patience(request: Request) -> Reply | None:
+        low, high = (datetime.fromisoformat(request.query[name][0]) for name in ("timestamp_from", "timestamp_to"))
+        if high - low < timedelta(minutes=30):
+            return None
+        refused.append(high - low)
+        if too_slow is None:
+            released.wait(10)
+        return too_slow
+
+    double.scripts.append(patience)
+    names = fill(double, 300)
+    try:
+        with Lago(double.url, KEY, retry=QUICK, timeout=0.3) as lago:
+            assert listed(lago) == names
+            widest = lago.widest
+            assert len(refused) <= 3
+            assert widest is not None
+            assert timedelta(minutes=10) <= widest <= timedelta(minutes=30)
+            assert listed(lago) == names
+            assert len(refused) <= 3  # remembered
+        refused.clear()
+        with Lago(double.url, KEY, retry=QUICK, timeout=0.3, widest=widest) as lago:
+            assert listed(lago) == names
+        assert refused == []
+    finally:
+        released.set()
+    assert len(double.requests) < 3 * 24 * 6
+
+
+def test_a_lago_that_answers_504_to_everything_is_a_fault(double: Double) -> None:
+    double.scripts.append(times(-1, Reply(504, "<html>")))
+    with Lago(double.url, KEY, retry=QUICK) as lago:
+        with pytest.raises(LagoFault, match="504"):
+            listed(lago)
+        assert lago.widest is None
+    assert len(double.requests) < 30
+
+
+def test_a_504_that_passes_teaches_little(double: Double, client: Lago) -> None:
+    names = fill(double, 40)
+    double.scripts.append(times(12, Reply(504, "<html>")))
+    with Lago(double.url, KEY, retry=Retry(attempts=6, wait_initial=0.002, wait_max=0.004)) as lago:
+        assert listed(lago) == names
+        assert lago.widest is None
+
+
+def test_a_server_that_ignores_its_filters(double: Double, client: Lago) -> None:
+    """Every code and every time comes, whatever was asked for."""
+    double.add(event("a", START + timedelta(hours=1)))
+    double.add(event("b", START - timedelta(hours=1)))
+    double.add(event("c", END))
+    double.add(event("d", START, "team-b"))
+    double.add(event("e", START) | {"code": "other"})
+
+    def deaf(request: Request) -> Reply | None:
+        found = sorted(double.stored, key=lambda one: one["_moment"], reverse=True)
+        shown = [visible(one) for one in found] if request.page == 1 else []
+        return Reply(200, {"events": shown, "meta": {"total_count": 5, "total_pages": 1, "next_page": None}})
+
+    double.scripts.append(deaf)
+    assert listed(client) == ["a", "d"]
+    assert listed(client, external_subscription_id="team-b") == ["d"]
+
+
+# --- pieces
+
+
+def test_pieces_come_in_order_and_hold_what_is_theirs(double: Double, client: Lago) -> None:
+    names = fill(double, 300)
+    double.add(event("edge", START + timedelta(hours=6)))
+    edges = [START, *(START + timedelta(hours=hour) for hour in (1, 6, 7, 23)), END]
+    pieces = list(client.list_pieces("llm", edges))
+    assert len(pieces) == 5
+    for piece, low, high in zip(pieces, edges, edges[1:], strict=False):
+        check(piece, EVENTS)
+        times_ms = piece["time_ms"].tolist()
+        assert all(low.timestamp() * 1_000 <= at < high.timestamp() * 1_000 for at in times_ms)
+    assert "edge" in set(pieces[2]["transaction_id"])
+    assert sorted(one for piece in pieces for one in piece["transaction_id"]) == sorted([*names, "edge"])
+
+
+def test_many_narrow_pieces_of_little_traffic_cost_a_few_requests(double: Double, client: Lago) -> None:
+    fill(double, 100)
+    edges = [START + timedelta(minutes=10 * number) for number in range(145)]
+    assert sum(map(len, client.list_pieces("llm", edges))) == 100
+    assert len(double.requests) < 8
+
+
+def test_a_fault_comes_out_where_it_belongs(double: Double, client: Lago) -> None:
+    fill(double, 100)
+    later = START + timedelta(hours=12)
+
+    def fails_later(request: Request) -> Reply | None:
+        return Reply(503, "") if datetime.fromisoformat(request.query["timestamp_to"][0]) > later else None
+
+    double.scripts.append(fails_later)
+    pieces = client.list_pieces("llm", [START, START + timedelta(minutes=5), START + timedelta(minutes=6), END])
+    next(pieces)
+    next(pieces)
+    with pytest.raises(LagoFault, match="503"):
+        next(pieces)
+
+
+def test_a_caller_that_goes_away_ends_the_reading(double: Double, client: Lago) -> None:
+    fill(double, 2_000)
+    pieces = client.list_pieces("llm", [START + timedelta(minutes=number) for number in range(1_441)])
+    next(pieces)
+    pieces.close()
+    asked = len(double.requests)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lago-list")]
+    assert len(double.requests) == asked
+
+
+def test_listings_side_by_side(double: Double, client: Lago) -> None:
+    names = fill(double, 500)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: listed(client), range(8)):
+            assert found == names
+
+
+def test_lists_travel_side_by_side_where_lago_gains_from_it(double: Double) -> None:
+    never = threading.Event()
+
+    def slow(request: Request) -> Reply | None:
+        never.wait(0.03)  # every request takes as long, however many there are
+        return None
+
+    fill(double, 3_000)
+    double.scripts.append(slow)
+    with Lago(double.url, KEY, retry=QUICK, page_size=100, concurrency=4) as lago:
+        listed(lago)
+        found = lago.in_flight.lists
+    assert found.limit > 1
+    assert 1 < found.mean <= 4

@@ -135,7 +135,8 @@ def test_a_refusal_halves_once(status: int | None) -> None:
     server = Server(Pace(8), workers=16, service=steady(0.02))
     server.answer(100)
     assert server.pace.limit == 8
-    server.status = lambda in_flight, now: status if in_flight == 8 else 200  # those that are on their way fail alike
+    failing = iter([status] * 8)  # all that are on their way
+    server.status = lambda in_flight, now: next(failing, 200)
     server.answer(8)
     assert server.pace.limit == 4
     server.status = lambda in_flight, now: 200

@@ -1,4 +1,4 @@
-"""LiteLLM 1.106.2's own code, driven without its proxy: requests in; live events and spend-log rows out.
+"""LiteLLM's own code, driven without its proxy: requests in; live events and spend-log rows out.
 
 What is LiteLLM's own here: the router, the providers' clients, the cost calculation, `LagoLogger` (which posts over
 real HTTP to the Lago it is told), `get_logging_payload` (which makes the row), and the proxy's failure hook. What
@@ -29,7 +29,6 @@ from unittest import mock
 
 from .loopback import providers
 
-LITELLM_VERSION = "1.106.2"
 ROW_SECONDS = 25.0  # LiteLLM gives a request's callbacks 20 s (LOGGING_WORKER_MAX_TIME_PER_COROUTINE)
 
 # What the proxy's config.yaml would hold: the name that clients ask for, and LiteLLM's name of the deployment.
@@ -134,6 +133,7 @@ def _litellm() -> Any:
     _stand_in(
         "litellm.proxy.proxy_server",
         general_settings={},
+        general_settings_view=dict,
         prisma_client=None,
         proxy_logging_obj=None,
         user_api_key_cache=None,

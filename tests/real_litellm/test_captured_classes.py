@@ -9,6 +9,7 @@ number.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from reconcile.classify import Reach, Rules, Settled, classify
 from reconcile.domain.frames import EVENTS, ROWS, check
 
-from .captured import EVENT_CODE, LABELLED, Labelled, labelled
+from .captured import EVENT_CODE, LABELLED, Labelled, labelled, labelled_events, labelled_rows
 
 USUAL = Reach(before=30_000, after=120_000)
 
@@ -127,6 +128,13 @@ EXPECTED: dict[str, dict[str, Found]] = {
 }
 
 
+def expected_of(name: str) -> dict[str, Found]:
+    """Of every request of a capture the classes of its rows and of its events."""
+    requests = [request for request, _ in (*labelled_rows(name), *labelled_events(name))]
+    assert EXPECTED[name].keys() <= {_request(request) for request in requests}
+    return {_request(request): EXPECTED[name].get(_request(request), ([LIVE], [LIVE])) for request in requests}
+
+
 def settled(capture: Labelled, reach: Reach) -> Settled:
     check(capture.rows, ROWS)
     check(capture.events, EVENTS)
@@ -167,10 +175,8 @@ def test_the_class_of_every_row_and_event(name: str) -> None:
     found = settled(capture, apart(name))
     rows = by_request(request_of_rows(capture, found.rows), told(found.rows))
     events = by_request(request_of_events(capture, found.events), told(found.events))
-    requests = dict.fromkeys(map(_request, (*capture.row_requests, *capture.event_requests)))
-    assert EXPECTED[name].keys() <= requests.keys()
-    expected = {request: EXPECTED[name].get(request, ([LIVE], [LIVE])) for request in requests}
-    assert {request: (rows.get(request, []), events.get(request, [])) for request in requests} == {
+    expected = expected_of(name)
+    assert {request: (rows.get(request, []), events.get(request, [])) for request in expected} == {
         request: (sorted(of_rows), sorted(of_events)) for request, (of_rows, of_events) in expected.items()
     }
 
@@ -222,3 +228,24 @@ def changed(words: Counter[str], changes: Changes) -> Counter[str]:
         words[was] -= count
         words[becomes] += count
     return +words
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("jobs_team", ["responses retrieve", "responses retrieve again"]),
+        ("jobs_team_1.106.2", ["responses retrieve", "responses retrieve again"]),
+        ("other_team", ["file retrieve", "batch create"]),
+    ],
+)
+def test_a_look_that_cost_nothing_and_lost_its_event_is_nobodys_bill(name: str, lost: list[str]) -> None:
+    whole = labelled(name)
+    kept = [number for number, request in enumerate(whole.event_requests) if request not in lost]
+    capture = replace(
+        whole,
+        events=whole.events.iloc[kept].reset_index(drop=True),
+        event_requests=[whole.event_requests[number] for number in kept],
+    )
+    found = settled(capture, apart(name))
+    words = by_request(request_of_rows(capture, found.rows), told(found.rows))
+    assert [words[request] for request in lost] == [["excluded retrieval"]] * len(lost)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
+import stat
 import subprocess
 import sys
 import zipfile
@@ -17,7 +19,7 @@ import pytest
 
 from reconcile.domain.document import Document
 from reconcile.errors import BooksFault, OutputFault, UsageError
-from reconcile.report import FORMATS, sheets, write
+from reconcile.report import FORMATS, paths, sheets, write
 from report import factory
 from report.factory import Row
 
@@ -77,6 +79,47 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         write(factory.document([Row("matched")]), tmp_path, ["json"], "en")
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == before
+
+
+def test_files_are_their_owner_s_alone_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        written = write(factory.document(), tmp_path / "new" / "folder", FORMATS, "en")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "new/folder")] == [0o700, 0o700]
+
+
+def test_a_folder_that_is_there_keeps_its_mode_and_a_file_gets_the_owner_s(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / f"{STEM}.json").write_text("readable by all")
+    (tmp_path / f"{STEM}.json").chmod(0o644)
+    (path,) = write(factory.document(), tmp_path, ["json"], "en")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_no_link_that_lies_there_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, victim = tmp_path / "reports", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("precious")
+    (folder / f"{STEM}.json").symlink_to(victim)
+    (folder / f".{STEM}.json.{os.getpid()}.part").symlink_to(victim)
+    (path,) = write(factory.document(), folder, ["json"], "en")
+    assert victim.read_text() == "precious"
+    assert not path.is_symlink()
+    assert orjson.loads(path.read_bytes())["status"] == "agreed"
+    # Also where the name of the temporary file could be foreseen.
+    monkeypatch.setattr(secrets, "token_hex", lambda length: "0" * 2 * length)
+    (folder / f".{STEM}.json.{'0' * 16}.part").symlink_to(victim)
+    with pytest.raises(OutputFault, match="File exists"):
+        write(factory.document(), folder, ["json"], "en")
+    assert victim.read_text() == "precious"
+
+
+def test_the_paths_are_those_that_are_written(tmp_path: Path) -> None:
+    assert paths(factory.typical(), tmp_path, FORMATS) == write(factory.typical(), tmp_path, FORMATS, "en")
 
 
 def test_json_is_the_document_with_all_discrepancies(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from reconcile.sandbox.lago import LagoStandIn, Organization
-from reconcile.sandbox.lago_faults import Faults
+from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.postgres import create_database, drop_database
 from reconcile.sandbox.servers import lago_server
 

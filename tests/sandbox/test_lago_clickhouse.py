@@ -83,14 +83,15 @@ def test_d17_order_is_by_ingestion(clickhouse: Api) -> None:
 
 
 def test_milliseconds_are_all_there_is(clickhouse: Api) -> None:
-    clickhouse.create(timestamp="1751466222.344999")
-    clickhouse.create(transaction_id="t-2", timestamp="1751466222.345")
+    clickhouse.create(timestamp="1751466222.3441")
+    clickhouse.create(transaction_id="t-2", timestamp="1751466222.3459")
     params = {"timestamp_to": "2025-07-02T14:23:42.344Z"}
     assert listed(clickhouse.get("/events", **params)) == ["t-1"]
 
 
-def test_f6_f7_billing_identity(clickhouse: Api) -> None:
-    """Same ID and millisecond: the last one counts. Another millisecond: both count."""
+def test_f6_f7_billing_identity(lagos: Lagos) -> None:
+    """With deduplication on. Same ID and millisecond: the last one counts. Another millisecond: both count."""
+    clickhouse = lagos.organization("clickhouse", deduplicates=True)
     clickhouse.organization.add_subscription("sub-1")
     clickhouse.organization.add_billable_metric("llm_usage")
     clickhouse.create(properties={"response_cost": "1"})
@@ -100,13 +101,23 @@ def test_f6_f7_billing_identity(clickhouse: Api) -> None:
     assert usage(clickhouse) == ("8.0", 2)
 
 
-def test_an_older_organization_bills_duplicates(lagos: Lagos) -> None:
-    api = lagos.organization("clickhouse", deduplicates=False)
-    api.organization.add_subscription("sub-1")
-    api.organization.add_billable_metric("llm_usage")
-    api.create()
-    api.create()
-    assert usage(api) == ("1.0", 2)
+def test_copies_are_billed_until_they_are_merged(clickhouse: Api) -> None:
+    clickhouse.organization.add_subscription("sub-1")
+    clickhouse.organization.add_billable_metric("llm_usage")
+    clickhouse.create(properties={"response_cost": "1"})
+    clickhouse.create(properties={"response_cost": "3"})
+    assert usage(clickhouse) == ("4.0", 2)
+    clickhouse.organization.merge_events()
+    assert usage(clickhouse) == ("3.0", 1)
+    assert listed(clickhouse.get("/events")) == ["t-1", "t-1"]
+
+
+def test_twins_of_one_request_are_folded_at_once(clickhouse: Api) -> None:
+    clickhouse.organization.add_subscription("sub-1")
+    clickhouse.organization.add_billable_metric("llm_usage")
+    clickhouse.create_batch({}, {"properties": {"response_cost": "2"}}, {"timestamp": "1795000000.001"})
+    assert usage(clickhouse) == ("2.5", 2)
+    assert listed(clickhouse.get("/events")) == ["t-1"] * 3
 
 
 def usage(api: Api) -> tuple[str, int]:

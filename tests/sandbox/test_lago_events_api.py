@@ -194,7 +194,8 @@ def test_b17_timestamps_refused(api: Api, value: Any) -> None:
 def test_b17_a_time_that_the_database_does_not_take_is_lagos_own_failure(api: Api) -> None:
     for value in ("1e30", 10**15, 10**13):
         answers(api.create(timestamp=value), 500, {"status": 500, "error": "Internal Server Error"})
-    answers(api.create(transaction_id="a\0b"), 500, {"status": 500, "error": "Internal Server Error"})
+    answers(api.create(properties={"a": "b\0"}), 500, {"status": 500, "error": "Internal Server Error"})
+    answers(api.create(transaction_id="a\0b"), 422, invalid({"timestamp": ["invalid_format"]}))
     assert api.create().status_code == 200  # and the next request is served
 
 
@@ -225,7 +226,7 @@ def test_b29_no_event(api: Api, body: Any) -> None:
 
 def test_b29_not_json(api: Api) -> None:
     broken = api.client.post("/events", content=b"{", headers={"content-type": "application/json"})
-    answers(broken, 400, {"status": 400, "error": "Bad Request"})
+    assert (broken.status_code, broken.content) == (400, b"")
     untyped = api.client.post("/events", content=b'{"event":{"transaction_id":"t"}}')
     assert untyped.json()["error"].startswith("BadRequest: param is missing")
 

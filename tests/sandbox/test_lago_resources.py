@@ -54,8 +54,8 @@ def test_subscriptions_are_active_ones_unless_asked(api: Api) -> None:
     assert external_ids(api) == ["now"]
     assert external_ids(api, **{"status[]": ["terminated", "pending"]}) == ["soon", "old"]
     everything = {"status[]": ["active", "terminated", "pending", "canceled"]}
-    assert external_ids(api, **everything) == ["soon", "old", "now"]
-    assert external_ids(api, **everything, per_page=1, page=2) == ["old"]
+    assert external_ids(api, **everything) == ["soon", "now", "old"]
+    assert external_ids(api, **everything, per_page=1, page=2) == ["now"]
     api.organization.terminate_subscription("now", NOW)
     assert external_ids(api) == []
 
@@ -79,7 +79,8 @@ def test_a_pending_subscription_has_no_period(api: Api) -> None:
 
 def test_customers(api: Api) -> None:
     api.organization.add_customer("team/a", name="Team A")
-    assert api.get("/customers").json()["customers"] == [api.get("/customers/team%2Fa").json()["customer"]]
+    (shown,) = api.get("/customers").json()["customers"]
+    assert shown.items() <= api.get("/customers/team%2Fa").json()["customer"].items()
     answers(api.get("/customers/nobody"), 404, not_found("customer_not_found"))
 
 
@@ -97,7 +98,8 @@ def test_billable_metrics(api: Api) -> None:
         "filters": [{"key": "model", "values": ["gpt-4o", "o3"]}],
     }
     assert {name: metric[name] for name in expected} == expected
-    assert api.get("/billable_metrics").json()["billable_metrics"] == [metric]
+    (shown,) = api.get("/billable_metrics").json()["billable_metrics"]
+    assert metric.items() <= shown.items()
     answers(api.get("/billable_metrics/other"), 404, not_found("billable_metric_not_found"))
 
 
@@ -116,7 +118,7 @@ def test_organizations_are_apart(api: Api, lagos: Lagos) -> None:
 
 
 def test_unknown_paths_and_methods(api: Api) -> None:
-    for response in (api.get("/nothing"), api.post("/subscriptions", {}), api.client.delete("/events/t-1")):
+    for response in (api.get("/nothing"), api.post("/wallets", {}), api.client.delete("/events/t-1")):
         answers(response, 404, not_found("resource_not_found"))
     assert api.get("/events/").status_code == 200
 
@@ -136,7 +138,9 @@ def test_invoices(api: Api) -> None:
     assert period["external_subscription_id"] == "sub-1"
     assert period["subscription_from_datetime"] == period["charges_from_datetime"] == "2026-10-01T00:00:00Z"
     assert period["subscription_to_datetime"] == period["charges_to_datetime"] == "2026-10-31T23:59:59Z"
-    assert api.get("/invoices", status="draft").json()["invoices"] == [invoice]
+    (shown,) = api.get("/invoices", status="draft").json()["invoices"]
+    assert shown["lago_id"] == draft
+    assert not {"billing_periods", "fees", "subscriptions"} & shown.keys()
     ids = [entry["lago_id"] for entry in api.get("/invoices").json()["invoices"]]
     assert sorted(ids) == sorted([draft, final])
     answers(api.get("/invoices/unknown"), 404, not_found("invoice_not_found"))
@@ -156,7 +160,7 @@ def charges(api: Api, **params: Any) -> dict[str, tuple[str, int, int]]:
 
 def test_i1_i2_no_usage(api: Api) -> None:
     params = {"external_subscription_id": "sub-1"}
-    answers(api.get("/customers/x/current_usage", **params), 404, not_found("customer_not_found"))
+    answers(api.get("/customers/x/current_usage", **params), 404, not_found("resource_not_found"))
     no_subscription = {"status": 405, "error": "Method Not Allowed", "code": "no_active_subscription"}
     api.organization.add_subscription("sub-1", terminated_at=NOW)
     answers(api.get("/customers/sub-1/current_usage", **params), 405, no_subscription)
@@ -173,7 +177,7 @@ def test_i3_i4_usage(api: Api) -> None:
     assert usage == {
         "from_datetime": "2026-11-01T00:00:00Z",
         "to_datetime": "2026-11-30T23:59:59Z",
-        "issuing_date": "2026-12-01",
+        "issuing_date": "2026-11-30",
         "lago_invoice_id": None,
         "currency": "USD",
         "amount_cents": 40_000,
@@ -244,7 +248,7 @@ def test_k_others_events_do_not_count(api: Api) -> None:
 
 def test_k_aggregations(api: Api) -> None:
     api.organization.add_subscription("sub-1")
-    for kind in ("sum", "count", "max", "latest", "weighted_sum"):
+    for kind in ("sum", "count", "max", "latest", "unique_count"):
         api.organization.add_billable_metric(kind, aggregation_type=f"{kind}_agg", field_name="v")
         for number, value in enumerate(("1", "7", "x", "3")):
             moment = 1_795_000_000 + number
@@ -254,6 +258,7 @@ def test_k_aggregations(api: Api) -> None:
         "count": ("4.0", 4, 400),
         "max": ("7.0", 3, 700),
         "latest": ("3.0", 3, 300),
+        "unique_count": ("4.0", 4, 400),
     }
     assert list(charges(api, billable_metric_code="max")) == ["max"]
 
@@ -271,13 +276,15 @@ def past(api: Api, **params: Any) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def test_past_usage_is_what_was_invoiced(api: Api) -> None:
-    """A finalized invoice keeps its amounts whatever comes later; a draft takes late events."""
+    """An invoice keeps its amounts whatever comes later; a draft takes late events when it is refreshed."""
     api.organization.add_subscription("sub-1", started_at=OCTOBER[0])
     api.organization.add_billable_metric("llm_usage")
     api.create(timestamp=OCTOBER[0].timestamp())
     api.organization.add_invoice("sub-1", OCTOBER, status="finalized")
-    api.organization.add_invoice("sub-1", (OCTOBER[0].replace(day=2), OCTOBER[1]))
+    draft = api.organization.add_invoice("sub-1", (OCTOBER[0].replace(day=2), OCTOBER[1]))
     api.create(transaction_id="late", timestamp=OCTOBER[0].replace(day=3).timestamp())
+    assert past(api)[0] == ("2026-10-02T00:00:00Z", [])
+    assert api.client.put(f"/invoices/{draft}/refresh").status_code == 200
     assert past(api) == [
         ("2026-10-02T00:00:00Z", [("0.5", 1)]),
         ("2026-10-01T00:00:00Z", [("0.5", 1)]),

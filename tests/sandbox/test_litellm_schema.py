@@ -33,13 +33,13 @@ def columns(url: str) -> set[str]:
 
 
 def test_every_migration_is_there() -> None:
-    assert len(migrations()) == 213
+    assert len(migrations()) == 220
     assert any(" " in file.parent.name for file in migrations())
 
 
 def test_newest(database_url: str) -> None:
     tables = query(database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
-    assert tables == [(97,)]
+    assert tables == [(101,)]
     assert {"status", "organization_id", "litellm_call_id", "billing_agent_id"} <= columns(database_url)
     indexes = {name for (name,) in query(database_url, "SELECT indexname FROM pg_indexes")}
     assert "LiteLLM_SpendLogs_startTime_request_id_idx" in indexes

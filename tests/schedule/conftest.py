@@ -69,6 +69,13 @@ class Process:
         self.popen.stdin.write(moment + "\n")
         self.popen.stdin.flush()
 
+    def reader_leaves(self) -> None:
+        """Nobody reads the log from here on: the next line meets a pipe without a reader."""
+        assert self.popen.stderr is not None
+        nowhere = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nowhere, self.popen.stderr.fileno())
+        os.close(nowhere)
+
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 

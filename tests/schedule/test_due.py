@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from reconcile.domain.document import instant
+from reconcile.domain.dates import instant
 from reconcile.unattended.schedule.cron_file import CronJob
 from reconcile.unattended.schedule.due import Due, due
 from reconcile.unattended.schedule.memory import Remembered
@@ -93,3 +93,28 @@ def test_a_dry_run_stays_one() -> None:
     assert found is not None
     assert found.order is not None
     assert not found.order.sends
+
+
+@pytest.mark.parametrize("command", [{}, {"command": "backfill", "window": "yesterday"}])
+def test_a_remembered_time_that_has_not_come_is_not_believed(command: dict[str, str]) -> None:
+    """The clock was in 2027 once. The job goes on, with what the last day missed."""
+    found = ask("2026-11-20T09:00Z", "2027-11-20T02:00Z", "2027-11-20T01:45Z", **command)
+    assert found is not None
+    assert found.fired_to == datetime.fromisoformat("2026-11-20T02:00Z")
+    assert window(found)[0] == ("2026-11-17T01:45:00Z" if not command else "2026-11-19T00:00:00Z")
+    assert window(found)[1] == ("2026-11-20T08:45:00Z" if not command else "2026-11-20T00:00:00Z")
+    assert found.missed == 0
+
+
+def test_no_job_looks_at_what_is_too_young() -> None:
+    job = {"command": "backfill", "window": "yesterday", "cron": "5 0 * * *"}
+    found = ask("2026-11-20T00:05Z", "2026-11-19T00:05Z", **job)
+    assert window(found) == ("2026-11-19T00:00:00Z", "2026-11-19T23:50:00Z")
+    assert found is not None
+    assert found.order is not None
+    assert found.order.asked_to == datetime.fromisoformat("2026-11-20T00:00Z")
+    later = ask("2026-11-20T00:15Z", "2026-11-19T00:05Z", **job)
+    assert window(later) == ("2026-11-19T00:00:00Z", "2026-11-20T00:00:00Z")
+    assert later is not None
+    assert later.order is not None
+    assert later.order.asked_to is None

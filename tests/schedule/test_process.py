@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from reconcile.unattended.schedule import Service
+
 from .conftest import World
 
 NIGHTLY = """
@@ -44,7 +46,7 @@ def test_every_night_once_also_when_the_clocks_go_back(world: World) -> None:
     process.at("2026-10-26T01:30:01Z")
     process.saw("job ends", exit_code=0)
     ends = [
-        utc(night) - timedelta(minutes=15) for night in ("2026-10-24T00:30Z", "2026-10-25T00:30Z", "2026-10-26T01:30Z")
+        utc(night) - timedelta(hours=2) for night in ("2026-10-24T00:30Z", "2026-10-25T00:30Z", "2026-10-26T01:30Z")
     ]
     runs = world.runs()
     assert [code for code, _, _ in runs] == [0, 0, 0]
@@ -101,7 +103,7 @@ def test_a_week_that_was_missed_is_one_run_over_all_of_it(world: World) -> None:
     assert process.saw("catching up")["missed_firings"] == 6
     process.saw("job ends", exit_code=0)
     first, second = world.runs()
-    assert (second[1], second[2]) == (first[2], pytest.approx(utc("2026-11-10T06:45Z"), abs=timedelta(minutes=1)))
+    assert (second[1], second[2]) == (first[2], pytest.approx(utc("2026-11-10T05:00Z"), abs=timedelta(minutes=1)))
     assert world.billed() == Counter({f"{day}-0": 1 for day in days})
     process.signal(signal.SIGTERM)
     assert process.ended() == 0
@@ -223,3 +225,52 @@ def test_a_ledger_that_does_not_answer_is_waited_for(world: World) -> None:
     process.saw("trying again later")
     process.signal(signal.SIGTERM)
     assert process.ended() == 0
+
+
+def test_a_log_that_nobody_reads_any_more_stops_no_job(world: World) -> None:
+    world.cron(NIGHTLY)
+    world.add_rows("2026-11-02T12:00Z", "2026-11-03T12:00Z")
+    process = world.start("2026-11-02T20:00Z", RECONCILE_METRICS_ADDRESS="127.0.0.1:0")
+    port = process.saw("metrics served")["port"]
+    process.saw("waiting for the next firing")
+    process.reader_leaves()
+    process.at("2026-11-03T01:30:01Z")
+    world.sees_posts(1)
+    process.at("2026-11-04T01:30:01Z")
+    world.sees_posts(2)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        assert client.get("/healthz").status_code == 200
+    process.signal(signal.SIGTERM)
+    assert process.ended() == 0
+    assert world.billed() == Counter({"2026-11-02T12:00Z-0": 1, "2026-11-03T12:00Z-0": 1})
+
+
+def test_a_clock_that_goes_back_a_year_is_followed(world: World) -> None:
+    """What the scheduler had planned by the wrong clock is planned anew."""
+    world.cron(NIGHTLY)
+    process = world.start("2027-11-02T20:00Z")
+    process.saw("waiting for the next firing")
+    process.at("2026-11-03T01:31:00Z")
+    process.saw("job ends", exit_code=0)
+    process.saw("waiting for the next firing")
+    process.at("2026-11-04T01:30:01Z")
+    process.saw("job ends", exit_code=0)
+    process.signal(signal.SIGTERM)
+    assert process.ended() == 0
+    assert len(world.runs()) == 2
+
+
+def test_it_is_not_healthy_once_it_runs_nothing_any_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.cron(NIGHTLY)
+    for name, value in {**world.environment, "RECONCILE_METRICS_ADDRESS": "off"}.items():
+        monkeypatch.setenv(name, value)
+    service = Service(world.folder / "cron.yaml")
+    assert service._healthy()
+    monkeypatch.setattr("reconcile.unattended.schedule.service._STALLED_SECONDS", 0.0)
+    service._ticked = time.monotonic() + 1000  # the loop turns, and the scheduler's threads do nothing
+    assert not service._healthy()
+    service._pulse()
+    service._beat += 1000
+    assert service._healthy()
+    service._ticked = time.monotonic() - 1
+    assert not service._healthy()

@@ -232,3 +232,60 @@ def test_overdue_where_no_run_has_ever_finished_or_the_ledger_is_away(
     off = planned(world, {"RECONCILE_ALERT_OVERDUE": "0s"})
     Overdue(runner, SINCE).check([off])
     assert len(wire.alerts) == 1
+
+
+def test_a_clock_that_was_in_the_future_once_silences_nothing(
+    world: World, runner: Runner, wire: Wire, clock: time_machine.Coordinates
+) -> None:
+    todo = planned(world)
+    clock.move_to("2026-11-03T01:31Z")
+    assert runner.work(todo) is None
+    world.execute(
+        "UPDATE reconcile.schedule SET fired_to = '2027-11-03T01:30Z', window_to = '2027-11-03T01:15Z';"
+        "INSERT INTO reconcile.runs SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', 'x', 'started_at',"
+        " '2027-11-03T01:30Z', 'finished_at', '2027-11-03T01:31Z', 'window_to', '2027-11-03T01:15Z'))).*"
+        " FROM reconcile.runs AS r"
+    )
+    clock.move_to("2026-11-04T01:31Z")
+    assert runner.work(todo) is None
+    assert runner.work(todo) is None
+    assert len(world.runs()) == 3  # one more, not one at every look
+    fired_to, window_to = world.query("SELECT fired_to, window_to FROM reconcile.schedule")[0]
+    assert fired_to == datetime(2026, 11, 4, 1, 30, tzinfo=UTC)
+    assert window_to < datetime(2026, 11, 4, tzinfo=UTC)
+    with Memory(todo.settings) as memory:
+        found = memory.last_success(datetime(2026, 11, 4, 2, tzinfo=UTC))
+    assert found is not None
+    assert found[0] < datetime(2026, 11, 4, 2, tzinfo=UTC)
+    # And an overdue run is still noticed, also by a process that began in the future.
+    clock.move_to("2026-11-05T04:00Z")
+    overdue = Overdue(runner, datetime(2027, 11, 3, tzinfo=UTC))
+    overdue.check([todo])
+    assert wire.kinds == []
+    clock.move_to("2026-11-06T06:01Z")
+    overdue.check([todo])
+    assert wire.kinds == ["overdue"]
+
+
+def test_an_alert_does_not_wait_for_the_report(
+    world: World, runner: Runner, wire: Wire, clock: time_machine.Coordinates
+) -> None:
+    world.add_rows("2026-11-02T12:00Z")
+    world.execute("UPDATE \"LiteLLM_SpendLogs\" SET team_id = 'team-without-subscription'")
+    clock.move_to("2026-11-03T01:31Z")
+    (world.folder / "taken").write_text("a file")
+    assert runner.work(planned(world, report={"folder": str(world.folder / "taken")})) is None
+    assert wire.kinds == ["discrepancies"]
+
+
+def test_a_defect_outside_the_run_is_tried_again(
+    world: World, runner: Runner, clock: time_machine.Coordinates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Memory, "recall", broken)
+    clock.move_to("2026-11-03T01:31Z")
+    with structlog.testing.capture_logs() as logs:
+        assert runner.work(planned(world)) == RETRY_AFTER_FAULT
+    assert "a defect of reconcile" in str(logs)

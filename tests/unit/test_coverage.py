@@ -110,6 +110,18 @@ def test_where_two_of_one_id_meet_the_one_that_goes_on_bills() -> None:
         assert judged(found, "team-a", change - MOMENT, change) == ["not_priced", ""]
 
 
+def test_one_that_goes_on_comes_before_one_that_began_later_and_ended() -> None:
+    lasting, short = one("team-a"), ended("team-a", DAY + 2 * HOUR, start=DAY + HOUR)
+    found = Coverage([short, lasting], {short.lago_id: UNPRICED, lasting.lago_id: PRICED}, by_customer=False)
+    assert judged(found, "team-a", DAY + HOUR) == [""]
+
+
+def test_a_subscription_without_a_customer_is_nobodys() -> None:
+    found = coverage(one("team-a", customer=""), by_customer=True)
+    assert resolved(found, "", DAY) == [("", "no_subscription")]
+    assert judged(found, "team-a", DAY) == [""]
+
+
 def test_a_customers_subscription_at_the_time() -> None:
     change = DAY + timedelta(days=1)
     found = coverage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
@@ -29,14 +30,14 @@ def minutes(found: list[Window]) -> set[int]:
 def test_merging_keeps_the_time_and_leaves_gaps_between(given_windows: list[Window]) -> None:
     joined = merged(given_windows)
     assert minutes(joined) == minutes(given_windows)
-    assert all(one.end < other.start for one, other in zip(joined, joined[1:], strict=False))
+    assert all(one.end < other.start for one, other in itertools.pairwise(joined))
 
 
 @given(windows, st.lists(windows, max_size=10))
 def test_taking_away(window: Window, taken: list[Window]) -> None:
     left = without(window, taken)
     assert minutes(left) == minutes([window]) - minutes(taken)
-    assert all(one.end <= other.start for one, other in zip(left, left[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(left))
 
 
 @given(windows, st.integers(1, 20))
@@ -44,6 +45,6 @@ def test_a_grid_covers_a_window_once_and_stands_since_1970(window: Window, lengt
     pieces = on_grid(window, length * MINUTE)
     assert pieces[0].start == window.start
     assert pieces[-1].end == window.end
-    assert all(one.end == other.start for one, other in zip(pieces, pieces[1:], strict=False))
+    assert all(one.end == other.start for one, other in itertools.pairwise(pieces))
     epoch = datetime.fromtimestamp(0, UTC)
     assert all((piece.end - epoch) % (length * MINUTE) == timedelta(0) for piece in pieces[:-1])

@@ -144,8 +144,8 @@ def test_a_packed_slice_stands_for_it() -> None:
     tally.add_rows(row_verdicts(*found))
     tally.add_events(event_verdicts({"cost": 0.1}))
     number = NOON // SLICE_MS
-    assert tally.agreed_slices({"delivered", "excluded"}, {"matched"}) == [number]
-    assert (tally.events_of_slice(number), tally.delivered_in(number)) == (1, 1)
+    assert tally.agreed_slices([number, number + 1], {"delivered", "excluded"}, {"matched"}) == [number, number + 1]
+    assert tally.delivered_in(number) == 1
     packed = tally.pack(number, [["further"]])
     assert tally.groups_of(packed) == {("team-a", "gpt"): 1, ("team-b", "gpt"): 1}
     taken_over = new()
@@ -169,7 +169,7 @@ def test_a_slice_is_agreed_once_all_of_it_agrees(spoilt: dict[str, Any] | None) 
     tally = new()
     tally.read(rows({}, {}), events())
     tally.add_rows(row_verdicts({}, *([] if spoilt is None else [spoilt])))
-    assert tally.agreed_slices({"matched"}, {"matched"}) == []
+    assert tally.agreed_slices([NOON // SLICE_MS], {"matched"}, {"matched"}) == []
 
 
 RECORDS = st.lists(

@@ -1,12 +1,24 @@
-"""The traffic of LiteLLM's real proxy: the class of every row and event, worked out by hand."""
+"""The traffic of LiteLLM's real proxies through the job: the class of every row and event, worked out by hand."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from real_litellm.captured import CHARGE_BY, EVENT_CODE, Capture, captured_events, captured_rows
+from real_litellm.captured import (
+    CHARGE_BY,
+    EVENT_CODE,
+    LABELLED,
+    Capture,
+    captured_events,
+    captured_rows,
+    labelled_events,
+    labelled_rows,
+)
+from real_litellm.test_captured_classes import apart, expected_of
 
 from reconcile.domain.document import Document
 from reconcile.domain.window import Window
@@ -87,6 +99,86 @@ def test_answers_of_upstream_servers(ground: Ground) -> None:
     assert request_id is not None
     assert ground.own_events() == []
     assert document.ambiguous == 0
+
+
+# The captures with labels were made within this day.
+LABELLED_DAY = Window(datetime(2026, 11, 24, 22, tzinfo=UTC), datetime(2026, 11, 25, tzinfo=UTC))
+
+
+def run_labelled(name: str, ground: Ground, lost: Collection[str] = ()) -> Document:
+    """The job over a labelled capture, without the first event of each request that is `lost`."""
+    ground.lago.organization.add_billable_metric(EVENT_CODE)
+    ground.subscribe("team1", "cust-1", "cust-hdr", "cust-safe", "cust-meta")
+    ground.add_rows([row for _, row in labelled_rows(name)])
+    left = list(lost)
+    events = []
+    for request, event in labelled_events(name):
+        if request in left:
+            left.remove(request)
+        else:
+            events.append(event)
+    assert not left
+    ground.add_events(events)
+    return backfill_labelled(name, ground)
+
+
+def backfill_labelled(name: str, ground: Ground) -> Document:
+    reach = apart(name)
+    return ground.backfill(
+        LABELLED_DAY,
+        LAGO_API_EVENT_CODE=EVENT_CODE,
+        LAGO_API_CHARGE_BY="end_user_id" if name.endswith("end_user") else "team_id",
+        RECONCILE_MATCH_BEFORE=f"{reach.before // 1_000}s",
+        RECONCILE_MATCH_AFTER=f"{reach.after // 1_000}s",
+    )
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_the_job_says_what_the_labels_say(name: str, ground: Ground) -> None:
+    document = run_labelled(name, ground)
+    rows = Counter(word.split()[0] for of_rows, _ in expected_of(name).values() for word in of_rows)
+    events = Counter(word.split()[0] for _, of_events in expected_of(name).values() for word in of_events)
+    rows["delivered"] = rows.pop("missing", 0)
+    assert counts(document.rows) == +rows
+    assert counts(document.events) == +events
+    assert len(ground.own_events()) == rows["delivered"]
+    again = backfill_labelled(name, ground)
+    assert again.rows["delivered"].count == 0
+    assert again.rows["matched"].count == rows["delivered"]
+
+
+@pytest.mark.parametrize(
+    "lost", ["chat bridged to responses", "responses-only model over chat", "responses bridged to anthropic"]
+)
+def test_the_second_row_of_one_call_is_held(lost: str, ground: Ground) -> None:
+    """LiteLLM 1.102.3 wrote the call as two rows; one of its two events was lost. It is billed once, and stays so."""
+    document = run_labelled("bridged_team_1.102.3", ground, [lost])
+    assert document.reasons["held"] == {"same_call": 1}
+    assert document.rows["held"].count == 1
+    assert document.rows["delivered"].count == 0
+    assert ground.own_events() == []
+
+
+def test_a_call_that_was_written_twice_and_lost_both_events_is_sent_once(ground: Ground) -> None:
+    document = run_labelled("bridged_team_1.102.3", ground, ["chat bridged to responses"] * 2)
+    assert document.reasons["held"] == {"same_call": 1}
+    assert document.rows["delivered"].count == 1
+    assert len(ground.own_events()) == 1
+
+
+def test_a_further_look_at_a_finished_job_is_held(ground: Ground) -> None:
+    document = run_labelled("jobs_team", ground, ["background retrieve again"])
+    assert document.reasons["held"] == {"repeat": 1}
+    assert document.rows["delivered"].count == 0
+    assert ground.own_events() == []
+
+
+def test_looks_for_nothing_are_never_sent(ground: Ground) -> None:
+    """Their rows carry all the tokens of the response in 1.110.2."""
+    document = run_labelled("jobs_team", ground, ["responses retrieve", "responses retrieve again"])
+    assert document.reasons["excluded"]["retrieval"] == 2
+    assert document.rows["delivered"].count == 0
+    assert ground.own_events() == []
 
 
 @pytest.mark.parametrize("capture", ["mock", "upstream_team"])

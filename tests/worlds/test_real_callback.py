@@ -1,11 +1,12 @@
-"""LiteLLM 1.106.2's own `lago` callback against Lago over HTTP, its own rows beside, and then the job."""
+"""LiteLLM's own `lago` callback against Lago over HTTP, its own rows beside, and then the job."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from real_litellm.live import RequestSpec, drive
+from real_litellm.live import RequestSpec
+from real_litellm.versions import LiteLLM, litellm
 
 from reconcile.domain.window import Window
 
@@ -13,8 +14,7 @@ from .conftest import Ground
 from .outcome import counts
 from .world import CODE
 
-# LiteLLM's own types, which pydantic remarks on when they are first used
-pytestmark = pytest.mark.filterwarnings("ignore:.* using the `ReadOnly` qualifier:UserWarning")
+__all__ = ["litellm"]  # a fixture
 
 # The class of each request's row, by who is charged, where nothing gets lost. `live`: matched_live. `sent`: the row
 # has a charge ID, and the callback posted no event. `none`: the row has no charge ID.
@@ -54,13 +54,13 @@ SUBSCRIPTIONS = ("team-research", "user-ada", BODY, "customer-header")
 
 
 @pytest.mark.parametrize("charge_by", ["team_id", "user_id", "end_user_id"])
-def test_every_kind_of_request(charge_by: str, ground: Ground) -> None:
+def test_every_kind_of_request(charge_by: str, litellm: LiteLLM, ground: Ground) -> None:
     ground.subscribe(*SUBSCRIPTIONS)
     # Lago answers 500 to the second and the fifth post: LiteLLM does not try again, and both are lost.
     ground.lago.faults.answer(500, after=1, method="POST", path="/api/v1/events")
     ground.lago.faults.answer(500, after=2, method="POST", path="/api/v1/events")
     began = datetime.now(UTC)
-    rows = drive(ground.lago.url, ground.lago.key, CODE, charge_by, [spec for spec, _ in KINDS.values()])
+    rows = litellm.drive(ground.lago.url, ground.lago.key, CODE, charge_by, [spec for spec, _ in KINDS.values()])
     ground.add_rows(rows)
     names = {row["request_id"]: name for name, row in zip(KINDS, rows, strict=True)}
     expected = {name: by[charge_by] for name, (_, by) in KINDS.items()} | {"sync": "sent", "embedding": "sent"}

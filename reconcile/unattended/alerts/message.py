@@ -8,9 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from reconcile.domain.dates import instant
 from reconcile.domain.document import Document
@@ -18,6 +16,9 @@ from reconcile.domain.money import add, plain
 from reconcile.domain.vocabulary import RowClass
 from reconcile.settings.alerting import Threshold
 from reconcile.settings.values import duration_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ def _alert(kind: str, subject: str, **values: Any) -> Alert:
 
 @cache
 def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     # Plain text, for Slack and for e-mail: nothing is escaped, since nothing is HTML.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("reconcile.unattended.alerts"),

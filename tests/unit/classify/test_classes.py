@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 
-from reconcile.classify import Reach, Rules
+from reconcile.classify import Reach, Rules, Settled, without_copies
 
 from .worlds import (
     BASE,
     CODE,
+    NO_COST,
     NO_TOKENS,
+    NOT_COUNTED,
     NULL_COST,
     REACH,
     RULES,
     Record,
     classes,
+    events_frame,
     live,
     own,
     row,
@@ -28,7 +32,14 @@ from .worlds import (
 )
 
 CLICKHOUSE = Rules(CODE, REACH, clickhouse=True)
+ONE_COPY = Rules(CODE, REACH, clickhouse=True, copies="one")
 NAN = math.nan
+
+
+def classes_of(settled: Settled) -> list[str]:
+    """Classes of the events in the order in which they came out."""
+    told = zip(settled.events["class"], settled.events["reason"], strict=True)
+    return [f"{name}: {reason}" if reason else name for name, reason in told]
 
 
 def one(rows: list[Record], events: list[Record], rules: Rules = RULES) -> tuple[list[str], list[str]]:
@@ -138,17 +149,17 @@ class TestById:
         rows, events = one([r, other], [own(r), live()])
         assert (rows, events) == (["matched", "matched_live"], ["matched", "matched_live"])
 
-    def test_another_rows_own_event_is_no_evidence(self) -> None:
-        r, gone = row(), row("gone")
-        assert one([r], [own(gone)]) == (["missing: not_sent"], ["orphan: no_row"])
+    def test_another_rows_own_event_is_that_rows(self) -> None:
+        r, other = row(), row("other", at=1)
+        assert one([r, other], [own(other)]) == (["missing: not_sent", "matched"], ["matched"])
 
     def test_another_codes_id_is_not_this_codes(self) -> None:
         r = row()
-        assert one([r], [own(r)], Rules("other_code", REACH)) == (["missing: not_sent"], ["orphan: no_row"])
+        assert one([r], [own(r)], Rules("other_code", REACH)) == (["matched_live"], ["matched_live"])
 
     def test_another_start_is_another_request(self) -> None:
         r = row()
-        assert one([r | {"start_ms": r["start_ms"] + 1}], [own(r)])[0] == ["missing: not_sent"]
+        assert one([r | {"start_ms": r["start_ms"] + 1}], [own(r)])[0] == ["matched_live"]
 
     def test_an_own_event_far_too_late_is_nobodys(self) -> None:
         r = row()
@@ -168,20 +179,82 @@ class TestOnClickHouse:
         }
         assert told_rows(settled)["r1"]["class"] == "matched"
 
-    def test_exact_copies_are_one_event(self) -> None:
+    def test_an_event_a_millisecond_early_is_the_one_that_was_sent(self) -> None:
         r = row()
-        settled = settle([r], [own(r), own(r), own(r)], CLICKHOUSE)
-        assert len(settled.events) == 1
-        assert classes(settled)[0] == {"r1": "matched"}
+        settled = settle([r], [own(r, time_ms=BASE - 1), own(r, time_ms=BASE + 9)], CLICKHOUSE)
+        told = {e["time_ms"] - BASE: (e["class"], e["reason"]) for e in told_events(settled).values()}
+        assert told == {-1: ("matched", ""), 9: ("duplicate", "same_id")}
 
-    def test_copies_of_a_live_event_are_one_event(self) -> None:
+    @pytest.mark.parametrize("made", [live, lambda: own(row())])
+    def test_every_further_copy_is_a_duplicate_of_its_row(self, made: Callable[[], Record]) -> None:
+        settled = settle([row()], [made(), made(), made()], CLICKHOUSE)
+        first = classes_of(settled)
+        assert sorted(first) == ["duplicate: copy", "duplicate: copy", first[0]]
+        assert first[0] in ("matched", "matched_live")
+        assert set(settled.events["row_request_id"]) == {"r1"}
+        assert set(settled.events["row_start_ms"]) == {BASE - 1_000}
+        assert set(settled.events["row_spend"]) == {0.25}
+        assert set(settled.events["row_scope"]) == {"window"}
+        assert set(settled.events["live"]) == {made is live}
+
+    def test_a_copy_is_no_evidence_for_another_row(self) -> None:
         settled = settle([row(), row("r2")], [live(), live()], CLICKHOUSE)
-        assert len(settled.events) == 1
+        assert sorted(r["class"] for r in told_rows(settled).values()) == ["matched_live", "missing"]
+
+    def test_a_copy_of_a_repeat_names_the_row_too(self) -> None:
+        r = row()
+        settled = settle([r], [own(r), live(), live()], CLICKHOUSE)
+        assert classes_of(settled) == ["matched", "duplicate: same_content", "duplicate: copy"]
+        assert set(settled.events["row_request_id"]) == {"r1"}
+
+    @pytest.mark.parametrize("horizon", [-20, 3, 7, 8, 30])
+    def test_a_copy_is_settled_with_the_event_that_it_copies(self, horizon: int) -> None:
+        parts = settle_in_slices([row()], [live(at=2), live(at=2)], [BASE + horizon], CLICKHOUSE)
+        assert sorted(label for part in parts for label in classes_of(part)) == ["duplicate: copy", "matched_live"]
+        assert [len(part.events) for part in parts] in ([2, 0], [0, 2])
+
+    def test_a_copy_of_an_orphan_is_a_duplicate_of_no_row(self) -> None:
+        settled = settle([], [live(), live()], CLICKHOUSE)
+        assert classes_of(settled) == ["orphan: no_row", "duplicate: copy"]
+        assert set(settled.events["row_request_id"]) == {""}
+
+    @pytest.mark.parametrize(
+        ("changes", "label"),
+        [
+            ({"subscription_id": "", "charge_id": ""}, "orphan: no_subscription_id"),
+            ({"subscription_id": "house", "charge_id": "house"}, "own"),
+        ],
+    )
+    def test_copies_that_bill_nobody_are_as_their_first(self, changes: Record, label: str) -> None:
+        rules = Rules(CODE, REACH, clickhouse=True, own_ids=frozenset({"house"}))
+        assert classes_of(settle([], [live(**changes), live(**changes)], rules)) == [label, label]
+
+    def test_one_id_at_two_times_or_on_two_subscriptions_is_no_copy(self) -> None:
+        events = [live("e"), live("e", at=100), live("e", subscription_id="b")]
+        assert sorted(classes_of(settle([], events, CLICKHOUSE))) == ["orphan: no_row"] * 3
+
+    def test_where_copies_are_one_event(self) -> None:
+        r = row()
+        settled = settle([r], [own(r), own(r), own(r)], ONE_COPY)
+        assert classes_of(settled) == ["matched"]
+        settled = settle([row(), row("r2")], [live(), live()], ONE_COPY)
+        assert classes_of(settled) == ["matched_live"]
         assert sorted(classes(settled)[0].values()) == ["matched_live", "missing: not_sent"]
 
-    def test_the_first_listed_copy_is_the_latest_and_counts(self) -> None:
+    def test_what_was_left_out_can_be_counted(self) -> None:
+        events = events_frame([live("e"), live("f"), live("e"), live("e", at=1), live("e", subscription_id="b")])
+        assert len(without_copies(events)) == 4
+        assert without_copies(events)["transaction_id"].tolist() == ["e", "f", "e", "e"]
+
+    @pytest.mark.parametrize("rules", [CLICKHOUSE, ONE_COPY])
+    def test_the_first_listed_copy_is_the_latest_and_counts(self, rules: Rules) -> None:
         r = row()
-        assert classes(settle([r], [own(r), own(r, response_cost=9.0)], CLICKHOUSE))[0] == {"r1": "matched"}
+        settled = settle([r], [own(r), own(r, response_cost=9.0)], rules)
+        assert told_rows(settled)["r1"]["class"] == "matched"
+        assert settled.events["cost"].tolist()[:1] == [0.25]
+
+    def test_on_the_postgres_store_nothing_is_a_copy(self) -> None:
+        assert sorted(classes_of(settle([row(), row("r2")], [live(), live()]))) == ["matched_live", "matched_live"]
 
 
 class TestLive:
@@ -271,7 +344,7 @@ class TestLive:
 
     def test_what_is_no_amount_on_either_side_is_not_equal(self) -> None:
         rows, events = one([row(spend=NAN)], [live(response_cost=NAN, malformed=True)])
-        assert (rows, events) == (["mismatched: cost"], ["mismatched: cost"])
+        assert (rows, events) == (["mismatched: invalid_spend"], ["mismatched: invalid_spend"])
 
     def test_misdirected(self) -> None:
         label = "misdirected: other_subscription"
@@ -286,9 +359,87 @@ class TestLive:
         r = row()
         assert one([r], [own(r, subscription_id="")]) == (["missing: not_sent"], ["orphan: no_subscription_id"])
 
-    @pytest.mark.parametrize("changes", [{"model": ""}, {"response_cost": NAN}])
-    def test_an_event_that_tells_no_model_or_no_cost_is_an_orphan(self, changes: Record) -> None:
-        assert one([row()], [live(**changes)]) == (["missing: not_sent"], ["orphan: no_row"])
+    @pytest.mark.parametrize(
+        ("of_row", "of_event"),
+        [
+            ({}, {"model": ""}),
+            ({}, NO_COST),
+            ({}, {"model": "", **NO_TOKENS}),  # a look at a batch
+            ({}, {"model": "", **NO_COST}),
+            ({}, NO_COST | NO_TOKENS),
+            ({"model": ""}, {}),
+            ({"model": "", "model_group": ""}, {"model": "anything"}),
+            ({"model": ""}, {"model": "", **NO_TOKENS}),
+            ({"spend": NAN}, NO_COST | {"model": ""}),
+        ],
+    )
+    def test_what_is_missing_says_nothing(self, of_row: Record, of_event: Record) -> None:
+        label = "mismatched: invalid_spend" if "spend" in of_row else "matched_live"
+        assert one([row(**of_row)], [live(**of_event)]) == ([label], [label])
+
+    @pytest.mark.parametrize(
+        ("of_row", "of_event"),
+        [
+            ({}, {"model": "", **NO_COST, **NO_TOKENS}),
+            ({"model": ""}, NO_COST | NO_TOKENS),
+            ({}, {"model": "", "response_cost": 0.3, **NO_TOKENS}),  # one value off, and no other to be equal
+            ({"model": ""}, {"response_cost": 0.3, **NO_TOKENS}),
+        ],
+    )
+    def test_what_says_nothing_in_common_is_no_evidence(self, of_row: Record, of_event: Record) -> None:
+        assert one([row(**of_row)], [live(**of_event)]) == (["missing: not_sent"], ["orphan: no_row"])
+
+    @pytest.mark.parametrize(
+        ("of_row", "of_event", "label"),
+        [
+            ({}, {"model": "", **NO_TOKENS}, "misdirected: other_subscription"),
+            ({}, {"model": ""}, "misdirected: other_subscription"),
+            ({}, NO_COST, "misdirected: other_subscription"),
+            ({"model": ""}, {}, "misdirected: other_subscription"),
+            ({"spend": 0.0}, {"model": "", "response_cost": 0.0, **NO_TOKENS}, "missing: not_sent"),
+            ({}, NO_COST | NO_TOKENS, "missing: not_sent"),
+            ({}, NO_COST | {"model": ""}, "missing: not_sent"),
+        ],
+    )
+    def test_on_another_subscription_it_must_say_more(self, of_row: Record, of_event: Record, label: str) -> None:
+        """Two values, or a cost that is not 0: there are many events of a model, or of no cost."""
+        assert one([row(**of_row)], [live(subscription_id="b", **of_event)])[0] == [label]
+
+    @pytest.mark.parametrize(
+        ("model", "provider", "sent"),
+        [
+            ("openai/responses/gpt-4o", "openai", "gpt-4o"),
+            ("azure/responses/gpt-4o", "azure", "gpt-4o"),
+            ("openai/responses/gpt-4o", "openai", "responses/gpt-4o"),  # as 0.1 sent it
+            ("openai/responses/gpt-4o", "", "gpt-4o"),
+        ],
+    )
+    def test_a_deployment_that_is_bridged_to_the_responses_api(self, model: str, provider: str, sent: str) -> None:
+        r = row(model=model, provider=provider)
+        assert one([r], [live(model=sent)]) == (["matched_live"], ["matched_live"])
+        assert one([r], [own(r, model=sent)]) == (["matched"], ["matched"])
+
+    def test_an_event_without_a_model_goes_to_the_look_that_it_is_of(self) -> None:
+        rows = [row("r1", spend=0.0), row("r2", spend=0.0, call_type="aget_responses")]
+        bare = live(model="", response_cost=0.0, **NO_TOKENS)
+        assert one(rows, [bare]) == (["missing: not_sent", "matched_live"], ["matched_live"])
+
+    def test_rows_without_their_model(self) -> None:
+        rows = [row(f"r{i}", at=i, model="", total_tokens=14 + i) for i in range(12)]
+        events = [live(f"e{i}", at=i, total_tokens=14.0 + i) for i in range(12)]
+        assert set(one(rows, events)[0]) == {"matched_live"}
+
+    def test_an_event_without_cost_takes_no_row_from_one_that_needs_it(self) -> None:
+        rows = [row("r1", spend=1.0), row("r2", spend=2.0)]
+        told = told_rows(settle(rows, [live("any", at=0, **NO_COST), live("one", at=5, response_cost=1.0)]))
+        assert {name: r["event_id"] for name, r in told.items()} == {"r1": "one", "r2": "any"}
+
+    def test_an_alternating_path_through_rows_of_other_costs(self) -> None:
+        # `any` (all counts, no cost) comes first and takes the later row; `less` (a count less) can have that alone.
+        rows = [row("r1", at=0, spend=1.0), row("r2", at=4, spend=2.0)]
+        events = [live("any", at=5, **NO_COST), live("less", at=6, completion_tokens=NAN, **NO_COST)]
+        told = told_rows(settle(rows, events))
+        assert {name: r["event_id"] for name, r in told.items()} == {"r1": "any", "r2": "less"}
 
     def test_events_that_tell_more_are_paired_first(self) -> None:
         rows = [row("r1"), row("r2", prompt_tokens=99, total_tokens=103)]
@@ -360,17 +511,23 @@ class TestDuplicates:
         told = told_events(settle(rows, [*map(own, rows), live("e", at=3)]))
         assert told[f"e a {BASE + 3}"]["row_request_id"] == "r1"
 
-    def test_a_duplicate_is_not_another_rows_event_with_other_tokens_or_model(self) -> None:
-        rows = [row("r1"), row("r2", total_tokens=15), row("r3", model="openai/other", model_group="")]
-        of_rows, of_events = one(rows, [live("e1"), live("e2")])
-        assert of_rows == ["matched_live", "missing: not_sent", "missing: not_sent"]
-        assert sorted(of_events) == ["duplicate: same_content", "matched_live"]
+    @pytest.mark.parametrize(
+        "changes",
+        [{"total_tokens": 15}, {"model": "openai/other", "model_group": ""}, {"spend": 0.3}, {"subscription_id": "b"}],
+    )
+    @pytest.mark.parametrize("by_id", [True, False])
+    def test_a_repeat_is_not_another_rows_event(self, changes: Record, by_id: bool) -> None:
+        """The callback fires twice for some calls: a call that lost both events is sent."""
+        r = row("r1")
+        of_rows, of_events = one([r, row("r2", **changes)], [own(r) if by_id else live("e1"), live("e2")])
+        assert of_rows == ["matched" if by_id else "matched_live", "missing: not_sent"]
+        assert sorted(of_events) == sorted(["duplicate: same_content", of_rows[0]])
 
-    def test_but_it_is_the_event_of_a_row_whose_cost_alone_differs(self) -> None:
-        """A guardrail's cost stands in the row alone: two equal calls, one of them guarded."""
-        of_rows, of_events = one([row("r1"), row("r2", spend=0.3)], [live("e1"), live("e2")])
-        assert of_rows == ["matched_live", "mismatched: cost"]
-        assert sorted(of_events) == ["matched_live", "mismatched: cost"]
+    @pytest.mark.parametrize("horizon", range(-2, 14))
+    def test_nor_does_it_keep_such_a_row_waiting(self, horizon: int) -> None:
+        parts = settle_in_slices([row("r1"), row("r2", spend=0.3)], [live("e1"), live("e2")], [BASE + horizon])
+        assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "matched_live", "r2": "missing"}
+        assert len(parts[0].rows) == (2 if horizon > 7 else 0)
 
 
 class TestRowsWithoutAnEvent:
@@ -427,11 +584,258 @@ class TestRowsWithoutAnEvent:
         settled = settle([row("r1", status="failure"), row("r2", at=1)], [live("e1"), live("e2")])
         assert sorted(classes(settled)[1].values()) == ["duplicate: same_content", "matched_live"]
 
-    @pytest.mark.parametrize("spend", [NAN, math.inf, -1.0])
-    def test_an_invalid_spend_with_an_event_is_a_mismatch(self, spend: float) -> None:
+    @pytest.mark.parametrize("spend", [NAN, math.inf, -math.inf, -1.0])
+    @pytest.mark.parametrize("cost", [0.25, -1.0, 0.0, NAN])
+    def test_an_invalid_spend_with_an_event_is_a_mismatch(self, spend: float, cost: float) -> None:
         r = row(spend=spend)
-        assert one([r], [own(r, response_cost=0.25)])[0] == ["mismatched: cost"]
-        assert one([r], [live()])[0] == ["mismatched: cost"]
+        label = "mismatched: invalid_spend"
+        assert one([r], [own(r, response_cost=cost)]) == ([label], [label])
+        assert one([r], [live(response_cost=cost)]) == ([label], [label])
+
+    def test_rows_that_take_something_off_the_bill(self) -> None:
+        """Equal doubles are equal content: each row has its own event."""
+        rows = [row("r1", spend=-0.847665, total_tokens=1), row("r2", spend=-1.47693, total_tokens=1)]
+        events = [
+            live("e1", response_cost=-1.47693, total_tokens=1.0),
+            live("e2", response_cost=-0.847665, total_tokens=1.0),
+        ]
+        settled = settle(rows, events)
+        assert {r["event_id"] for r in told_rows(settled).values()} == {"e1", "e2"}
+        assert told_rows(settled)["r1"]["event_id"] == "e2"
+        assert set(classes(settled)[0].values()) == {"mismatched: invalid_spend"}
+
+    @pytest.mark.parametrize("call_type", ["aget_responses", "afile_retrieve", "acreate_batch"])
+    def test_a_look_that_cost_nothing(self, call_type: str) -> None:
+        r = row(call_type=call_type, spend=0.0)
+        assert one([r], []) == (["excluded: retrieval"], [])
+        assert one([r | {"spend": -0.0}], []) == (["excluded: retrieval"], [])
+        assert one([r | {"spend": 1e-9}], []) == (["missing: not_sent"], [])
+        assert one([r], [live(response_cost=0.0, model="", **NO_TOKENS)])[0] == ["matched_live"]
+        assert one([r], [live(response_cost=0.1)])[0] == ["mismatched: cost"]
+        assert one([r], [live(response_cost=0.0, subscription_id="b")])[0] == ["misdirected: other_subscription"]
+        assert one([r | {"earlier_id": "llm_" + "0" * 32, "earlier_sure": True}], [])[0] == [
+            "misdirected: other_charge_id"
+        ]
+
+    @pytest.mark.parametrize("call_type", ["aretrieve_batch", "acompletion", ""])
+    def test_other_calls_that_cost_nothing_are_sent(self, call_type: str) -> None:
+        assert one([row(call_type=call_type, spend=0.0)], [])[0] == ["missing: not_sent"]
+
+    def test_the_scope_is_carried_through(self) -> None:
+        rows = [row("r1", scope="late"), row("r2", at=100, scope="context")]
+        told = told_rows(settle(rows, [live("e1", at=1), live("e2", at=1)]))
+        assert {name: r["scope"] for name, r in told.items()} == {"r1": "late", "r2": "context"}
+        told = told_events(settle(rows, [live("e1", at=1), live("e2", at=1), live("e3", at=50)]))
+        assert [told[f"{name} a {BASE + at}"]["row_scope"] for name, at in (("e1", 1), ("e2", 1), ("e3", 50))] == [
+            "late",
+            "late",
+            "",
+        ]
+
+
+class TestOwn:
+    """Charge IDs of the house itself."""
+
+    HOUSE = Rules(CODE, REACH, own_ids=frozenset({"house", "health"}))
+    IDS: ClassVar[Record] = {"charge_id": "house", "subscription_id": "house"}
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{}, {"status": "failure"}, {"spend": NAN}, {"spend": 0.0, "cache_hit": "True"}, {"earlier_sure": True}],
+    )
+    def test_their_rows_and_events(self, changes: Record) -> None:
+        assert one([row(**self.IDS, **changes)], [live(**self.IDS)], self.HOUSE) == (["excluded: own"], ["own"])
+
+    def test_without_such_ids_they_are_like_others(self) -> None:
+        assert one([row(**self.IDS)], [live(**self.IDS)]) == (["matched_live"], ["matched_live"])
+
+    def test_a_customer_of_the_house(self) -> None:
+        event = live(subscription_id="sub-1", charge_id="house")
+        assert one([row(charge_id="house", subscription_id="sub-1")], [event], self.HOUSE) == (
+            ["excluded: own"],
+            ["own"],
+        )
+
+    @pytest.mark.parametrize("changes", [{}, {"response_cost": 0.3}])
+    def test_their_events_are_no_evidence(self, changes: Record) -> None:
+        assert one([row()], [live(**self.IDS, **changes)], self.HOUSE) == (["missing: not_sent"], ["own"])
+
+    def test_an_event_of_ours_for_them(self) -> None:
+        r = row(**self.IDS)
+        assert one([r], [own(r)], self.HOUSE) == (["excluded: own"], ["own"])
+
+    def test_a_request_that_was_the_houses_is_never_sent_again(self) -> None:
+        label = "misdirected: other_charge_id"
+        assert one([row()], [own(row(), "house")], self.HOUSE) == ([label], [label])
+
+    def test_without_a_subscription_it_is_an_orphan(self) -> None:
+        event = live(subscription_id="", charge_id="house")
+        assert one([], [event], self.HOUSE)[1] == ["orphan: no_subscription_id"]
+
+
+class TestOurIdsWithoutARow:
+    """The live callback may stamp an ID that the written row does not have: it is paired as a live event is."""
+
+    def stray(self, at: int = 0, **changes: Any) -> Record:
+        return live("llm_" + "5" * 32, at, request_id="elsewhere", **changes)
+
+    def told(self, rows: list[Record], events: list[Record]) -> tuple[list[str], list[str], list[bool]]:
+        settled = settle(rows, events)
+        of_events = {e["transaction_id"]: e for e in told_events(settled).values()}
+        return (*one(rows, events), [of_events[e["transaction_id"]]["live"] for e in events])
+
+    def test_equal_content(self) -> None:
+        assert self.told([row()], [self.stray()]) == (["matched_live"], ["matched_live"], [True])
+
+    def test_one_value_off(self) -> None:
+        label = "mismatched: tokens"
+        assert self.told([row()], [self.stray(total_tokens=15.0)]) == ([label], [label], [True])
+
+    def test_a_repeat(self) -> None:
+        expected = (["matched_live"], ["matched_live", "duplicate: same_content"], [True, True])
+        assert self.told([row()], [live("a"), self.stray(3)]) == expected
+
+    def test_nothing_like_it(self) -> None:
+        assert self.told([row(spend=9.0)], [self.stray(subscription_id="b")]) == (
+            ["missing: not_sent"],
+            ["orphan: no_row"],
+            [False],
+        )
+
+    def test_by_id(self) -> None:
+        r = row()
+        assert self.told([r], [own(r)]) == (["matched"], ["matched"], [False])
+
+    def test_out_of_reach(self) -> None:
+        assert self.told([row()], [self.stray(6)])[0] == ["missing: not_sent"]
+
+    @pytest.mark.parametrize("horizon", [-9, 0, 1, 9, 50])
+    def test_the_event_of_an_excluded_row_is_no_evidence(self, horizon: int) -> None:
+        """It was sent before `RECONCILE_EXCLUDE` was set."""
+        rules = Rules(CODE, REACH, exclude=("cache_hit",))
+        hit = row("hit", cache_hit="True")
+        parts = settle_in_slices([row("r1"), hit], [own(hit)], [BASE + horizon], rules)
+        assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "missing", "hit": "excluded"}
+        (event,) = told_events(*parts).values()
+        assert (event["class"], event["reason"], event["row_request_id"]) == ("orphan", "excluded_row", "hit")
+        assert not event["live"]
+
+    @pytest.mark.parametrize("horizon", [3, 9, 50, 200])
+    def test_its_own_row_may_come_much_later(self, horizon: int) -> None:
+        """A row that was mended got another end: its event is found by its ID, and is no other row's."""
+        late = row("late", at=100)
+        event = own(late, time_ms=BASE, request_id="late")
+        parts = settle_in_slices([row("r1"), late], [event], [BASE + horizon])
+        assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "missing", "late": "mismatched"}
+
+    @pytest.mark.parametrize("horizon", [1, 9, 50])
+    def test_one_of_a_known_id_is_no_evidence(self, horizon: int) -> None:
+        r = row("r1")
+        again = own(r, time_ms=BASE + 40)
+        parts = settle_in_slices([r, row("r2", at=39)], [own(r), again], [BASE + horizon], CLICKHOUSE)
+        assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "matched", "r2": "missing"}
+        assert [e["reason"] for e in told_events(*parts).values()] == ["", "same_id"]
+
+
+class TestNotCounted:
+    """What the metric makes of an event: `counted` and `added` say it."""
+
+    COST = Rules(CODE, REACH, aggregation="sum_agg", own_number="spend")
+    TOTAL = Rules(CODE, REACH, aggregation="sum_agg", own_number="total_tokens")
+    UNKNOWN = Rules(CODE, REACH, aggregation="sum_agg")
+    UNIQUE = Rules(CODE, REACH, aggregation="unique_count_agg")
+    LABEL = "unbilled: not_counted"
+
+    def both(self, of_row: Record, of_event: Record, rules: Rules) -> str:
+        """The one class of a row and its event, the same by content and by ID."""
+        r = row(**of_row)
+        by_content, by_id = one([r], [live(**of_event)], rules), one([r], [own(r) | of_event], rules)
+        assert by_content[0] == by_content[1]
+        assert by_id[0] == by_id[1]
+        assert by_content[0][0].replace("matched_live", "matched") == by_id[0][0]
+        return by_id[0][0]
+
+    @pytest.mark.parametrize(
+        ("rules", "of_row", "of_event", "label"),
+        [
+            (COST, {}, {}, "matched"),
+            (COST, {}, NOT_COUNTED, LABEL),
+            (COST, {}, {"added": 0.0}, LABEL),  # a text that is no number by ClickHouse's rules
+            (COST, {}, NO_COST | NOT_COUNTED, LABEL),
+            (COST, {}, NO_COST | {"added": 0.0}, LABEL),
+            (COST, {"spend": 0.0}, {"response_cost": 0.0, "added": 0.0}, "matched"),
+            (COST, {"spend": 0.0}, {"response_cost": 0.0, **NOT_COUNTED}, "matched"),
+            (COST, {}, {"response_cost": 0.0, "added": 0.0}, LABEL),
+            (COST, {}, {"response_cost": 0.0, **NOT_COUNTED}, LABEL),
+            (COST, {}, {"response_cost": NAN, "malformed": True, **NOT_COUNTED}, LABEL),
+            (COST, {}, {"response_cost": 0.3, "added": 0.3}, "mismatched: cost"),
+            (COST, {}, {"response_cost": 0.3, **NOT_COUNTED}, LABEL),
+            (COST, {}, {"total_tokens": 0.0}, "mismatched: tokens"),
+            (COST, {}, {"total_tokens": 0.0, "added": 0.0}, "mismatched: tokens"),
+            (TOTAL, {}, NO_TOKENS | NOT_COUNTED, LABEL),
+            (TOTAL, {}, {"total_tokens": NAN, "added": 0.0}, LABEL),
+            (TOTAL, {}, {"total_tokens": 0.0, "added": 0.0}, LABEL),
+            (TOTAL, {}, {"total_tokens": NAN, "malformed": True, **NOT_COUNTED}, LABEL),
+            (TOTAL, {}, {"total_tokens": 0.0, "prompt_tokens": 0.0, "added": 0.0}, "mismatched: tokens"),
+            (TOTAL, {}, {"response_cost": 0.0, "added": 14.0}, "mismatched: cost"),
+            (TOTAL, {"total_tokens": 0}, {"total_tokens": NAN, **NOT_COUNTED}, "matched"),
+            (UNKNOWN, {}, NOT_COUNTED, LABEL),
+            (UNKNOWN, {}, {"added": 0.0}, "matched"),
+            (UNKNOWN, {}, {"response_cost": 0.0, "added": 0.0}, "mismatched: cost"),
+            (UNIQUE, {}, NOT_COUNTED, LABEL),
+            (UNIQUE, {}, {"added": 0.0}, "matched"),
+            (UNIQUE, {"spend": 0.0}, {"response_cost": 0.0, **NOT_COUNTED}, LABEL),
+            (RULES, {}, NOT_COUNTED, LABEL),
+            (COST, {"spend": -1.0}, {"response_cost": -1.0, **NOT_COUNTED}, "mismatched: invalid_spend"),
+        ],
+    )
+    def test_a_pair(self, rules: Rules, of_row: Record, of_event: Record, label: str) -> None:
+        assert self.both(of_row, of_event, rules) == label
+
+    def test_an_own_number_of_one(self) -> None:
+        rules = Rules(CODE, REACH, aggregation="sum_agg", own_number="one")
+        assert self.both({"spend": 0.0}, {"response_cost": 0.0, "added": 0.0}, rules) == self.LABEL
+
+    def test_responses_whose_events_have_no_cost(self) -> None:
+        rows = [row(f"r{i}", at=i, call_type="responses", spend=0.05 + i / 30, total_tokens=14 + i) for i in range(12)]
+        events = [live(f"e{i}", at=i, response_cost=0.0, added=0.0, total_tokens=14.0 + i) for i in range(12)]
+        of_rows, of_events = one(rows, events, self.COST)
+        assert set(of_rows) == set(of_events) == {self.LABEL}
+
+    @pytest.mark.parametrize(
+        ("rules", "changes"),
+        [
+            (COST, {"response_cost": 0.0, "added": 0.0}),
+            (COST, {"response_cost": 0.0, **NOT_COUNTED}),
+            (COST, NOT_COUNTED),
+            (COST, NO_COST | NOT_COUNTED),
+            (TOTAL, NO_TOKENS | NOT_COUNTED),
+            (TOTAL, {"total_tokens": 0.0, "added": 0.0}),
+            (UNIQUE, NOT_COUNTED),
+            (UNKNOWN, NOT_COUNTED),
+        ],
+    )
+    @pytest.mark.parametrize("horizon", [-9, 0, 1, 9, 30])
+    def test_beside_the_rows_own_event_it_is_no_discrepancy(self, rules: Rules, changes: Record, horizon: int) -> None:
+        r = row("r1")
+        other = row("r2", spend=7.0, prompt_tokens=3)
+        parts = settle_in_slices([r, other], [own(r), live(at=1, **changes)], [BASE + horizon], rules)
+        assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "matched", "r2": "missing"}
+        told = told_events(*parts)[f"e1 a {BASE + 1}"]
+        assert (told["class"], told["reason"], told["row_request_id"]) == ("unbilled", "not_counted", "r1")
+
+    def test_beside_a_live_event_it_is_a_duplicate(self) -> None:
+        events = [live("e1"), live("e2", completion_tokens=NAN, total_tokens=NAN, **NOT_COUNTED)]
+        assert one([row()], events, self.TOTAL)[1] == ["matched_live", "duplicate: same_content"]
+
+    def test_one_that_counts_beside_the_rows_own_event_is_a_duplicate(self) -> None:
+        r = row()
+        assert one([r], [own(r), live()], self.COST)[1] == ["matched", "duplicate: same_content"]
+
+    def test_nothing_beside_nothing_is_a_duplicate(self) -> None:
+        r = row(spend=0.0)
+        events = [own(r, added=0.0), live(response_cost=0.0, added=0.0)]
+        assert one([r], events, self.COST)[1] == ["matched", "duplicate: same_content"]
 
 
 class TestAmbiguous:

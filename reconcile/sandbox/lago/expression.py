@@ -40,8 +40,14 @@ def evaluate(source: str, code: str, timestamp: Decimal, properties: Mapping[str
 
 def ruby_decimal(number: Decimal) -> str:
     """A decimal as Ruby's BigDecimal#to_s("F") writes it: plain, at least one digit after the point."""
-    text = format(number.normalize(), "f")
+    text = plain_decimal(number)
     return text if "." in text else f"{text}.0"
+
+
+def plain_decimal(number: Decimal) -> str:
+    """A decimal without an exponent and without zeros at its end."""
+    text = format(number, "f")
+    return (text.rstrip("0").rstrip(".") if "." in text else text) if number else "0"
 
 
 def _value(node: ast.expr, known: Mapping[str, Any]) -> Value:

@@ -5,13 +5,21 @@ None of this is in Lago's Rails code: proxies, networks and rate limits do it, o
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reconcile.sandbox.lago.timestamps import read_time
 
 Action = Literal["answer", "drop", "reset", "hang"]
 
@@ -49,8 +57,14 @@ class Faults:
     `before_1_39`: a batch answered 422 for duplicates has stored its other events all the same.
     `visibility_lag`: seconds until an event of a ClickHouse store is shown; looked at when reading.
     `max_per_page`: the server's own upper end for `per_page`.
-    `unstable_ties`: events of equal timestamp come in any order, as before Lago 1.48.
+    `unstable_ties`: events of equal timestamp come in any order, as before Lago 1.48: another on each page.
     `before_list`: called (in a thread) before each GET /events, as when events arrive between pages.
+    `widest_list`: a GET /events of a longer range of time, or of an open one, is answered 504 by the proxy.
+    `latency`: seconds that requests take longer, by the beginning of their path (the longest that fits).
+    `requests_per_second`: more than this many within a second are answered 429, by the beginning of their path.
+    `broken_usage`: external IDs of subscriptions whose current usage is a 500, for good.
+    `date_header`: a proxy in front adds the header `Date`; Lago itself sends none.
+    `clock_skew`: how far Lago's clock is ahead of the true time: in `Date`, `created_at`, and whatever it computes.
     """
 
     max_body_bytes: int | None = None
@@ -59,7 +73,14 @@ class Faults:
     max_per_page: int | None = None
     unstable_ties: bool = False
     before_list: Callable[[], None] | None = None
+    widest_list: timedelta | None = None
+    latency: dict[str, float] = field(default_factory=dict)
+    requests_per_second: dict[str, int] = field(default_factory=dict)
+    broken_usage: set[str] = field(default_factory=set)
+    date_header: bool = False
+    clock_skew: timedelta = timedelta()
     planned: list[Fault] = field(default_factory=list)
+    recent: dict[str, deque[float]] = field(default_factory=dict)
 
     def answer(
         self,
@@ -105,6 +126,32 @@ class Faults:
                 return fault
         return None
 
+    def over_limit(self, path: str) -> int | None:
+        """The limit that this request, made now, goes beyond; such a request is not counted."""
+        prefix = max((prefix for prefix in self.requests_per_second if path.startswith(prefix)), key=len, default=None)
+        if prefix is None:
+            return None
+        limit, now = self.requests_per_second[prefix], time.monotonic()
+        recent = self.recent.setdefault(prefix, deque())
+        while recent and recent[0] <= now - 1:
+            recent.popleft()
+        if len(recent) >= limit:
+            return limit
+        recent.append(now)
+        return None
+
+    def delay(self, path: str) -> float:
+        prefix = max((prefix for prefix in self.latency if path.startswith(prefix)), key=len, default=None)
+        return 0.0 if prefix is None else self.latency[prefix]
+
+    def too_wide(self, path: str, query: str) -> bool:
+        if self.widest_list is None or path != "/api/v1/events":
+            return False
+        given = parse_qs(query)
+        ends = [read_time(given[name][0]) if name in given else None for name in ("timestamp_from", "timestamp_to")]
+        start, end = ends
+        return start is None or end is None or end - start > self.widest_list
+
 
 def _default(status: int, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
     if status == 401:
@@ -124,22 +171,33 @@ class FaultInjector:
     and tells `seen` of each request: method, path and query.
     """
 
-    def __init__(self, app: ASGIApp, faults: Faults, seen: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        faults: Faults,
+        seen: Callable[[str, str, str], None],
+        clock: Callable[[], datetime],
+    ) -> None:
         self._app = app
         self._faults = faults
         self._seen = seen
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["raw_path"].decode("ascii").rstrip("/") or "/"
+        query = scope["query_string"].decode("ascii")
         scope = {**scope, "path": path}
-        self._seen(scope["method"], path, scope["query_string"].decode("ascii"))
-        limit = self._faults.max_body_bytes
-        if limit is not None and _content_length(scope) > limit:
-            body, headers = _default(413, {})
-            await _answer(receive, send, 413, headers, body)
+        self._seen(scope["method"], path, query)
+        if self._faults.date_header:
+            send = self._dated(send)
+        if delay := self._faults.delay(path):
+            await asyncio.sleep(delay)
+        proxied = self._proxied(scope, path, query)
+        if proxied is not None:
+            await _answer(receive, send, *proxied)
             return
         fault = self._faults.take(scope["method"], path)
         if fault is None:
@@ -151,6 +209,31 @@ class FaultInjector:
                 pass
         else:
             await self._carry_out(scope, receive, send, fault.action)
+
+    def _proxied(self, scope: Scope, path: str, query: str) -> tuple[int, Mapping[str, str], bytes] | None:
+        """What a proxy in front answers by itself: status, headers, body."""
+        status, headers = 0, {}
+        most, limit = self._faults.max_body_bytes, self._faults.over_limit(path)
+        if most is not None and _content_length(scope) > most:
+            status = 413
+        elif limit is not None:
+            status = 429
+            headers = {"x-ratelimit-limit": str(limit), "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1"}
+        elif self._faults.too_wide(path, query):
+            status = 504
+        if not status:
+            return None
+        body, more = _default(status, headers)
+        return status, more, body
+
+    def _dated(self, send: Send) -> Send:
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                date = format_datetime(self._clock().astimezone(UTC), usegmt=True).encode()
+                message = {**message, "headers": [*message.get("headers", ()), (b"date", date)]}
+            await send(message)
+
+        return dated
 
     async def _carry_out(self, scope: Scope, receive: Receive, send: Send, action: Action) -> None:
         messages: list[Message] = []

@@ -1,0 +1,310 @@
+"""Missing rows that may be there already: held one by one, and all together a reason to stop."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconcile.classify import Reach
+from reconcile.classify.doubt import Doubt, doubt, late_events
+
+from . import oracle
+from .worlds import (
+    BASE,
+    NO_COST,
+    NO_TOKENS,
+    Record,
+    live,
+    modest,
+    row,
+    settle,
+)
+
+REACH = Reach(before=3_600_000, after=21_600_000)
+NAN = float("nan")
+
+
+def leftovers(rows: list[Record], events: list[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The missing rows and the orphans, as the classification hands them over."""
+    settled = settle(rows, events)
+    missing = settled.rows[settled.rows["class"] == "missing"]
+    return missing, settled.events[settled.events["class"] == "orphan"]
+
+
+def held(rows: list[Record], events: list[Record], reach: Reach = REACH) -> dict[str, str]:
+    """Which missing row is held by which event, by their names."""
+    missing, orphans = leftovers(rows, events)
+    assert len(missing) == len(rows)
+    assert len(orphans) == len(events)
+    found = late_events(missing, orphans, reach)
+    names = orphans["transaction_id"].tolist()
+    return {name: names[place] for name, place in zip(missing["request_id"], found.tolist(), strict=True) if place >= 0}
+
+
+class TestLateEvents:
+    def test_an_equal_event_that_lies_far_away(self) -> None:
+        assert held([row("r1"), row("r2", spend=0.3)], [live(at=150_000)]) == {"r1": "e1"}
+
+    @pytest.mark.parametrize(
+        ("at", "label"),
+        [(-3_600_001, {}), (-3_600_000, {"r1": "e1"}), (21_600_000, {"r1": "e1"}), (21_600_001, {})],
+    )
+    def test_its_reach(self, at: int, label: dict[str, str]) -> None:
+        assert held([row()], [live(at=at)]) == label
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"subscription_id": "b"}, {"response_cost": 0.3}, {"model": "other"}, {"total_tokens": 15.0}],
+    )
+    def test_other_content_holds_nothing(self, changes: Record) -> None:
+        assert held([row()], [live(at=1_000, **changes)]) == {}
+
+    @pytest.mark.parametrize("changes", [NO_COST, NO_TOKENS, {"model": ""}, {"model": "", **NO_TOKENS}])
+    def test_what_it_does_not_carry_says_nothing(self, changes: Record) -> None:
+        assert held([row()], [live(at=1_000, **changes)]) == {"r1": "e1"}
+
+    def test_without_a_subscription_it_is_no_evidence(self) -> None:
+        assert held([row()], [live(subscription_id="", charge_id="", at=10)]) == {}
+        assert held([row(subscription_id="")], [live(subscription_id="", charge_id="", at=10)]) == {}
+
+    def test_one_event_holds_one_row_and_the_nearest_first(self) -> None:
+        rows = [row("r1", at=0), row("r2", at=1_000), row("r3", at=2_000)]
+        assert held(rows, [live(at=1_100)]) == {"r2": "e1"}
+        assert held(rows, [live("e1", at=1_100), live("e2", at=1_200)]) == {"r2": "e1", "r3": "e2"}
+        assert held(rows, [live("e1", at=-900), live("e2", at=90_000)]) == {"r1": "e1", "r3": "e2"}
+
+    def test_where_the_nearest_is_out_of_reach_a_farther_one_is_taken(self) -> None:
+        reach = Reach(before=10, after=1_000)
+        assert held([row("r1", at=0), row("r2", at=500)], [live(at=480)], reach) == {"r1": "e1"}
+
+    def test_what_tells_more_comes_first(self) -> None:
+        rows = [row("r1"), row("r2", prompt_tokens=9)]
+        assert held(rows, [live("e1", at=500, **NO_TOKENS), live("e2", at=900)]) == {"r1": "e2", "r2": "e1"}
+
+    def test_a_clock_that_is_off_holds_every_row(self) -> None:
+        rows = [row(f"r{i}", at=86_400 * i, spend=0.25 + i % 7) for i in range(1_000)]
+        for offset in (150_000, -45_000):
+            events = [live(f"e{i}", at=86_400 * i + offset, response_cost=0.25 + i % 7) for i in range(1_000)]
+            assert held(rows, events) == {f"r{i}": f"e{i}" for i in range(1_000)}
+
+    def test_nothing(self) -> None:
+        missing, orphans = leftovers([row()], [live(at=900)])
+        assert late_events(missing, orphans[:0], REACH).tolist() == [-1]
+        assert late_events(missing[:0], orphans, REACH).tolist() == []
+
+
+def plainly(missing: list[Record], orphans: list[Record], reach: Reach) -> dict[str, str]:
+    """The nearest first, of one content, one pair at a time."""
+    pairs = sorted(
+        (abs(e["time_ms"] - r["usage_ms"]), r["usage_ms"], e["time_ms"], r["request_id"], e["transaction_id"])
+        for r in missing
+        for e in orphans
+        if oracle.equal(r, e) and oracle.in_reach(r, e, reach)
+    )
+    found: dict[str, str] = {}
+    for *_, name, event in pairs:
+        if name not in found and event not in found.values():
+            found[name] = event
+    return found
+
+
+NEAR = Reach(before=30, after=90)
+
+
+def lonely(chance: Random) -> tuple[list[Record], list[Record]]:
+    """Rows and events of two contents at different times, far enough that nothing is paired by the classification."""
+    times = chance.sample(range(0, 4_000, 17), 40)
+    costs = (0.25, 0.5)
+    rows = [row(f"r{i}", at=at, spend=chance.choice(costs)) for i, at in enumerate(times[:20])]
+    events = [live(f"e{i}", at=at + 8, response_cost=chance.choice(costs)) for i, at in enumerate(times[20:])]
+    return rows, events
+
+
+@modest
+@given(st.randoms(use_true_random=False))
+def test_the_nearest_first_in_any_order(chance: Random) -> None:
+    check_nearest(chance)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_nearest_first_of_ordinary_input(seed: int) -> None:
+    assert check_nearest(Random(seed)) > 1
+
+
+def check_nearest(chance: Random) -> int:
+    rows, events = lonely(chance)
+    missing, orphans = leftovers(rows, events)
+    found = late_events(missing, orphans, NEAR)
+    told = told_by_name(missing, orphans, found)
+    distances = {e["transaction_id"]: e["time_ms"] for e in events}
+    expected = plainly(rows, events, NEAR)
+
+    def apart(pairs: dict[str, str]) -> list[int]:
+        usage = {r["request_id"]: r["usage_ms"] for r in rows}
+        return sorted(abs(distances[event] - usage[name]) for name, event in pairs.items())
+
+    assert apart(told) == apart(expected)
+    mixed_rows, mixed_events = (
+        frame.sample(frac=1, random_state=chance.randint(0, 99)) for frame in (missing, orphans)
+    )
+    assert told_by_name(mixed_rows, mixed_events, late_events(mixed_rows, mixed_events, NEAR)) == told
+    return len(told)
+
+
+def told_by_name(missing: pd.DataFrame, orphans: pd.DataFrame, found: Any) -> dict[str, str]:
+    events = orphans["transaction_id"].tolist()
+    return {name: events[at] for name, at in zip(missing["request_id"], found.tolist(), strict=True) if at >= 0}
+
+
+def asked(rows: list[Record], events: list[Record]) -> Doubt | None:
+    return doubt(*leftovers(rows, events), REACH)
+
+
+def lost(count: int, step: int = 40_000, **changes: Any) -> list[Record]:
+    return [row(f"r{i}", at=step * i, spend=0.25 + i, total_tokens=14 + i, **changes) for i in range(count)]
+
+
+def of(rows: list[Record], offset: int = 0, **changes: Any) -> list[Record]:
+    return [
+        live(
+            f"e{i}",
+            at=r["usage_ms"] - BASE + offset,
+            subscription_id=r["subscription_id"],
+            response_cost=r["spend"],
+            total_tokens=float(r["total_tokens"]),
+        )
+        | changes
+        for i, r in enumerate(rows)
+    ]
+
+
+class TestDoubt:
+    @pytest.mark.parametrize("offset", [150_000, -45_000])
+    def test_a_clock(self, offset: int) -> None:
+        rows = lost(1_000, step=86_400)
+        found = asked(rows, of(rows, offset))
+        assert found is not None
+        assert (found.rows, found.events, found.offset_ms) == (1_000, 1_000, offset)
+        assert found.differing == (("time", 1_000),)
+        assert "clock" in found.text()
+        assert f"{abs(offset) // 1_000} s {'later' if offset > 0 else 'earlier'}" in found.text()
+
+    def test_another_charge_by_with_two_values_off(self) -> None:
+        rows = lost(600)
+        found = asked(rows, of(rows, 3, subscription_id="user-1", charge_id="user-1", model="alias"))
+        assert found is not None
+        assert (found.rows, found.events, found.offset_ms) == (600, 600, 3)
+        assert found.differing == (("model", 600), ("subscription", 600))
+        assert "LAGO_API_CHARGE_BY" in found.text()
+
+    def test_a_currency(self) -> None:
+        rows = lost(100)
+        events = [e | {"response_cost": e["response_cost"] * 0.92} for e in of(rows, 3, model="alias")]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio == pytest.approx(0.92)
+        assert "0.92 times" in found.text()
+
+    def test_costs_that_differ_by_chance_are_no_currency(self) -> None:
+        rows = lost(100)
+        events = [e | {"response_cost": e["response_cost"] + 1} for e in of(rows, 3, model="alias")]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio is None
+        assert "another program" in found.text()
+
+    @pytest.mark.parametrize("changes", [{"response_cost": 9.9, "model": "x", "subscription_id": "b"}])
+    def test_three_values_off_are_no_doubt(self, changes: Record) -> None:
+        rows = lost(100)
+        assert asked(rows, of(rows, 3, **changes)) is None
+
+    def test_unrelated_events_beside_lost_rows_of_other_teams_and_models(self) -> None:
+        chance = Random(1)
+        rows = [
+            row(
+                f"r{i}",
+                at=3_000_000 * i,
+                model=f"openai/model-{i % 5}",
+                model_group="",
+                spend=chance.random(),
+                prompt_tokens=100 + i,
+                **dict.fromkeys(("charge_id", "subscription_id"), f"team-{i}"),
+            )
+            for i in range(25)
+        ]
+        events = [live(f"e{i}", at=150_000 * i + 9, response_cost=chance.random()) for i in range(500)]
+        assert asked(rows, events) is None
+        bare = [event | NO_TOKENS for event in events]
+        assert asked(rows, bare) is None
+        free = [event | NO_TOKENS | {"model": "", "response_cost": 0.0} for event in events]
+        assert asked([r | {"spend": 0.0} for r in rows], free) is None
+
+    @pytest.mark.parametrize(("count", "some"), [(19, False), (20, True)])
+    def test_few_rows_are_no_doubt(self, count: int, some: bool) -> None:
+        rows = lost(count)
+        assert (asked(rows, of(rows, 150_000)) is not None) == some
+
+    @pytest.mark.parametrize(("there", "some"), [(19, False), (20, True)])
+    def test_at_least_half_of_them(self, there: int, some: bool) -> None:
+        rows = lost(40)
+        assert (asked(rows, of(rows, 150_000)[:there]) is not None) == some
+
+    def test_one_event_counts_for_one_row(self) -> None:
+        rows = [row(f"r{i}", at=10 * i) for i in range(40)]
+        assert asked(rows, [live(f"e{i}", at=500 + i) for i in range(19)]) is None
+
+    def test_out_of_reach(self) -> None:
+        rows = lost(40, step=1)
+        assert asked(rows, of(rows, REACH.after + 100)) is None
+
+    def test_events_without_a_subscription_are_no_evidence(self) -> None:
+        rows = lost(40)
+        assert asked(rows, of(rows, 0, subscription_id="", charge_id="")) is None
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_in_any_order(self, seed: int) -> None:
+        chance = Random(seed)
+        rows = lost(60)
+        changes: list[Record] = [
+            {},
+            {"model": "x"},
+            {"response_cost": 9.9},
+            {"total_tokens": 1.0, "model": "x"},
+            NO_TOKENS,
+        ]
+        events = [event | chance.choice(changes) for event in of(rows, 150_000)]
+        missing, orphans = leftovers(rows, events)
+        expected = doubt(missing, orphans, REACH)
+        assert expected is not None
+        assert (
+            doubt(missing.sample(frac=1, random_state=seed), orphans.sample(frac=1, random_state=seed), REACH)
+            == expected
+        )
+
+
+@pytest.mark.parametrize("contents", [1, 50, 100_000])
+def test_a_hundred_thousand(contents: int) -> None:
+    """Processor time, not the clock on the wall; generous, for it must only not be quadratic."""
+    count = 100_000
+    missing, orphans = leftovers([row()], [live(at=9_000)])
+    times = np.sort(np.random.default_rng(0).integers(0, 86_400_000, count))
+    spend = 1.0 + np.arange(count) % contents
+    repeated = np.zeros(count, np.int64)
+    rows = missing.iloc[repeated].assign(
+        request_id=[f"r{i}" for i in range(count)], usage_ms=BASE + times, start_ms=BASE + times, spend=spend
+    )
+    events = orphans.iloc[repeated].assign(
+        transaction_id=[f"e{i}" for i in range(count)], time_ms=BASE + times + 150_000, cost=spend
+    )
+    started = time.process_time()
+    found = late_events(rows, events, REACH)
+    assert (found >= 0).mean() > 0.9
+    assert doubt(rows, events, REACH) is not None
+    assert time.process_time() - started < 30
