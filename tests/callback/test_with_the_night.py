@@ -48,7 +48,8 @@ def night(tmp_path: Path) -> Night:
 
     def run(found: World) -> dict[str, Any]:
         now = datetime.now(UTC)
-        span = ["--from", (now - timedelta(hours=3)).isoformat(), "--to", (now + timedelta(hours=1)).isoformat()]
+        span = ["--from", (now - timedelta(hours=3)).isoformat(timespec="seconds")]
+        span += ["--to", (now + timedelta(hours=1)).isoformat(timespec="seconds")]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAGO_", "RECONCILE_"))}
         settings = {**found.settings(), "DATABASE_URL": found.database_url, "RECONCILE_LAG": "0s"}
         ran = subprocess.run(
