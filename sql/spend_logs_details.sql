@@ -1,5 +1,5 @@
 -- Chosen rows of the spend log, by request ID and start, with what tells whether one call was written twice or a job
--- fetched again. `metadata` is up to 10 kB a row: it is read for these few rows alone, where LiteLLM has no column.
+-- fetched again. `metadata` is up to 10 kB a row: it is read for these few rows alone, and where the column is empty.
 -- \set schema public
 -- \set table LiteLLM_SpendLogs
 -- \set charge_column team_id
@@ -19,8 +19,9 @@ SELECT
   log.completion_tokens,
   log.total_tokens,
   coalesce(log.session_id, '') AS session_id,
-  coalesce(log.litellm_call_id, '') AS litellm_call_id,
-  coalesce(log.metadata ->> 'litellm_call_id', '') AS noted_call_id
+  coalesce(
+    nullif(coalesce(log.litellm_call_id, ''), ''), coalesce(log.metadata ->> 'litellm_call_id', '')
+  ) AS litellm_call_id
 FROM unnest(CAST(:'request_ids' AS text[]), CAST(:'starts' AS timestamp[])) AS chosen (request_id, start_time)
 JOIN :"schema".:"table" AS log
   ON log.request_id = chosen.request_id

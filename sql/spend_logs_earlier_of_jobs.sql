@@ -26,7 +26,6 @@ SELECT DISTINCT ON (job.request_id, job.start_time, kind)
   log.total_tokens,
   coalesce(log.session_id, '') AS session_id,
   coalesce(log.litellm_call_id, '') AS litellm_call_id,
-  '' AS noted_call_id,
   CASE
     WHEN log.call_type NOT IN ('aresponses', 'responses') THEN 'look'
     WHEN log.spend = job.spend THEN 'call'

@@ -19,8 +19,9 @@ SELECT DISTINCT
   log.completion_tokens,
   log.total_tokens,
   coalesce(log.session_id, '') AS session_id,
-  coalesce(log.litellm_call_id, '') AS litellm_call_id,
-  coalesce(log.metadata ->> 'litellm_call_id', '') AS noted_call_id
+  coalesce(
+    nullif(coalesce(log.litellm_call_id, ''), ''), coalesce(log.metadata ->> 'litellm_call_id', '')
+  ) AS litellm_call_id
 FROM unnest(CAST(:'sessions' AS text[]), CAST(:'starts' AS timestamp[])) AS known (session_id, start_time)
 JOIN :"schema".:"table" AS log
   ON log.session_id = known.session_id

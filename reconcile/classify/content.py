@@ -124,7 +124,7 @@ class Content:
                 found += [Turn(kind, (*parts, names)) for names in self.models]
             if not rest or (elsewhere and rest == {"tokens"}):
                 continue
-            rows = self.nameless if "model" in compared else ~self.nameless if "model" in differs else None
+            rows = self.nameless if "model" in compared else None
             if elsewhere and rest == {"cost"}:
                 rows = ~free if rows is None else rows & ~free
             elif rows is None and not differs:

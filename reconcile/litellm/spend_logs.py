@@ -264,12 +264,7 @@ class SpendLogs:
         return _each_once([compact(part, ROWS) for part in parts])
 
     def _details(self, found: list[pa.Table]) -> pd.DataFrame:
-        parts = []
-        for table in found:
-            column = "litellm_call_id" if "litellm_call_id" in self.tables.columns[TABLE] else "noted_call_id"
-            chosen = table.drop_columns("litellm_call_id").append_column("litellm_call_id", table[column])
-            parts.append(compact(chosen, DETAILS))
-        frame = details_frame(_each_once(parts) if parts else pa.table({}))
+        frame = details_frame(_each_once([compact(part, DETAILS) for part in found]) if found else pa.table({}))
         return frame.drop_duplicates(["request_id", "start_ms"], ignore_index=True)
 
     def _of_each_table(self, name: str, **values: Any) -> Iterator[pa.Table]:

@@ -14,19 +14,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reconcile.classify import Classification
 from reconcile.classify.doubt import Doubt
 from reconcile.domain import exact
 from reconcile.domain.document import DISCREPANCY_COLUMNS
 from reconcile.domain.event import transaction_ids
-from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
+from reconcile.domain.frames import among
 from reconcile.domain.instants import HOUR_MS, milliseconds
 from reconcile.domain.money import add
 from reconcile.domain.tally import Tally, billable_spend
 from reconcile.domain.vocabulary import DISCREPANCY_CLASSES, EventClass, Reason, RowClass, Scope
 from reconcile.domain.window import Window
 from reconcile.litellm.day_totals import DayTotals
-from reconcile.run.decide import Chosen, Key, Pending
+from reconcile.run.decide import Chosen, Key
 from reconcile.run.read import Read
 from reconcile.run.retention import Deleted
 from reconcile.run.unchanged import Unchanged
@@ -153,11 +152,6 @@ class Books:
         spend = chosen.to_send["spend"].to_numpy(np.float64)[chosen.ours]
         count, money = self.pushed
         self.pushed = (count + len(spend), add((money, exact.total(billable_spend(spend)))))
-
-    def abandon(self, pending: Pending, classification: Classification) -> None:
-        """Takes in what a fault left undecided, so that every row that was read is in a class."""
-        rest = classification.settle(empty(ROWS), empty(EVENTS), None)
-        self.add_rows(joined([pending.rows, rest.rows]))
 
     def _note_decided(self, rows: pd.DataFrame) -> None:
         """Notes which of the rows held before this run has seen, and which of them are settled now."""

@@ -100,7 +100,6 @@ class Courier:
             return empty(ROW_VERDICTS)
         rows, ids = joined([rows for rows, _ in self._waiting]), [name for _, names in self._waiting for name in names]
         found = verify(self.run, rows, ids, self._listed)
-        self._waiting = []
         self.fault = self.fault or found.fault
         if found.fault is None:
             self.verified = True
@@ -108,6 +107,7 @@ class Courier:
             self.run.sides.ledger.verified(
                 self.run.run_id, [name for name, seen in zip(ids, delivered, strict=True) if seen]
             )
+        self._waiting = []
         return found.rows
 
     def abandon(self) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import structlog
 
 from reconcile.classify import Classification
 from reconcile.domain.dates import instant
+from reconcile.domain.frames import EVENTS, ROW_VERDICTS, ROWS, empty, joined
 from reconcile.errors import ClockFault, Interrupted, ReconcileError
 from reconcile.ledger import Ledger, Stream, new_run_id
 from reconcile.run.books import Books
@@ -40,10 +41,9 @@ EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 def reconcile(run: Run, books: Books) -> Seen:
     """What happens to a row, in order. A fault ends the sending; what was read before it is in the books."""
     policy, reach = policy_of(run), run.doubt_reach
-    courier, plan, seen = Courier(run, may_send=run.order.sends), None, Seen()
-    classification, pending = Classification(run.rules), Pending()
+    courier, directory, seen = Courier(run, may_send=run.order.sends), directory_of(run), Seen()
+    classification, pending, in_hand, counted = Classification(run.rules), Pending(), empty(ROW_VERDICTS), None
     try:
-        directory = directory_of(run)
         held = held_rows(run.sides.ledger.held(run.sides.stream))
         plan = make_plan(run, run.order, held, free_rows(run, directory, held))
         seen = replace(seen, plan=plan)
@@ -53,7 +53,7 @@ def reconcile(run: Run, books: Books) -> Seen:
         run.progress.total(plan.parts)
 
         for stretch in plan.stretches:
-            classification, pending = Classification(run.rules), Pending()
+            classification, pending, counted = Classification(run.rules), Pending(), stretch.counted
             with Reader(run, plan, stretch, directory) as reader:
                 while True:
                     # The next part of both sides; nothing more at the end.
@@ -66,28 +66,30 @@ def reconcile(run: Run, books: Books) -> Seen:
                         settled = classification.settle(part.rows, part.events, part.horizon_ms)
                     rows, events = judged(settled.rows, settled.events, directory.coverage)
                     step = take(pending, rows, events, part.twins, policy)
-                    pending = step.pending
+                    pending, in_hand = step.pending, step.pushable
                     books.add_rows(step.rows)
-                    books.add_events(step.events, stretch.counted)
+                    books.add_events(step.events, counted)
 
                     # What becomes of rows without an event, once every event that could be theirs has been read.
                     frontier = classification.frontier_ms
                     due = release(pending, frontier, reach)
                     facts = look_up(run, directory, due.rows, pending.twins)
+                    other = look_up(run, directory, step.pushable)
                     decided = decide(facts.rows, facts.reasons, due.pending, reach)
                     if decided.doubt is not None:
                         courier.doubt(doubt_fault(decided.doubt))
                         books.note_doubt(decided.doubt)
                     explained, pending = release_events(decided.pending, frontier, reach)
-                    books.add_events(explained, stretch.counted)
-                    other = look_up(run, directory, step.pushable)
+                    books.add_events(explained, counted)
                     chosen = choose(decided.rows, other.rows, other.reasons, may_send=courier.may_send)
+                    in_hand = chosen.to_send
                     books.add_rows(chosen.kept)
                     keep_held(run, chosen.kept)
 
                     # Written down, sent, answered, read back.
                     books.note_pushed(chosen)
                     books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
+                    in_hand = empty(ROW_VERDICTS)
                     if courier.is_full or part.is_last:
                         books.add_rows(courier.read_back())
                     courier.go_on()
@@ -109,8 +111,11 @@ def reconcile(run: Run, books: Books) -> Seen:
         books.tally.check()
     except ReconcileError as error:
         seen = replace(seen, fault=error)
-        books.add_rows(courier.abandon())
-        books.abandon(pending, classification)
+        # What is undecided yet, so that every row and event that was read is in a class.
+        rest = classification.settle(empty(ROWS), empty(EVENTS), None)
+        rows, events = judged(rest.rows, rest.events, directory.coverage)
+        books.add_rows(joined([courier.abandon(), in_hand, pending.rows, rows]))
+        books.add_events(joined([pending.events, events]), counted)
     return replace(seen, verified=courier.verified, **run.figures())
 
 

@@ -138,8 +138,10 @@ def _scoped(rows: pd.DataFrame, part: Part, plan: Plan) -> pd.DataFrame:
     times = rows["usage_ms"].to_numpy(np.int64)
     inside = (times >= milliseconds(part.window.start)) & (times < milliseconds(part.window.end))
     scope = np.where(inside, part.scope.value, Scope.CONTEXT.value).astype(object)
-    scope[among(rows["scope"], [Scope.HELD])] = Scope.HELD.value
-    if part.scope is not Scope.WINDOW:
+    copies = among(rows["scope"], [Scope.HELD])
+    # What is read for its neighbours' sake is in the core of another stretch, if it is anybody's business.
+    scope[copies] = Scope.HELD.value if part.core else Scope.CONTEXT.value
+    if part.core and part.scope is not Scope.WINDOW:
         scope[_among(rows, {row.key for row in plan.retried})] = Scope.HELD.value
         scope[_among(rows, plan.late)] = Scope.LATE.value
     words = [one.value for one in Scope]

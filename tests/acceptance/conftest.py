@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ import pytest
 import structlog
 from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 
-from reconcile.lago.http import Retry
+from reconcile.lago.patience import Retry
 from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.lago.faults import Faults
@@ -100,7 +101,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def open_lago(*arguments: object, **options: object) -> object:
         lago = real(*arguments, **options)  # type: ignore[arg-type]
-        lago.http._retry = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
+        retry = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
+        lago.http._patience = replace(lago.http._patience, retry=retry)
         return lago
 
     monkeypatch.setattr(preflight, "open_lago", open_lago)

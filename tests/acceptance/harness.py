@@ -173,7 +173,9 @@ class World:
         if "--json" in arguments:
             assert bool(ran.out) == (ran.code in (0, 1, 3)), (ran.code, ran.out[:500])
             if ran.out:
-                assert isinstance(ran.document, dict)
+                for classes in (ran.document[side] for side in ("rows", "events") if side in ran.document):
+                    counts = {name: found["count"] for name, found in classes.items()}
+                    assert sum(counts.values()) == 2 * counts["total"], counts
         return ran
 
     def no_secret_in(self, text: str) -> None:

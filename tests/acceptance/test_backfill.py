@@ -93,7 +93,7 @@ def test_the_event_is_what_the_contract_says(world: World) -> None:
     ((transaction_id, subscription, code, timestamp, properties),) = found
     # Golden: the identity never changes between releases.
     assert transaction_id == "llm_7c377fa9a5f511c298b764a0032c09ec"
-    assert (subscription, code, timestamp) == ("team-a", "llm_usage", "2025-11-20 10:00:00.344")
+    assert (subscription, code, timestamp) == ("team-a", "llm_usage", "2025-11-20 10:00:00.3442")
     assert properties == {
         "model": "gpt-4o-mini",
         "response_cost": "0.0000051",

@@ -115,6 +115,7 @@ def test_all_is_well(world: World) -> None:
         "ok    Lago",
         "ok    the billable metric",
         "ok    subscriptions",
+        "ok    traffic",
     ]
     as_json = world.run("check", "--json")
     assert as_json.code == 0

@@ -37,6 +37,9 @@ def test_the_demo(tmp_path: Path) -> None:
     assert document["verified"] is True
     assert document["rows"]["delivered"]["count"] > 0
     assert document["rows"]["missing"]["count"] == 0
+    # Of each thing that an operator must know at sight there is one to be seen.
+    assert document["rows"]["unbilled"]["count"] == 4  # three events without their cost, and a guardrail's
+    assert document["reasons"]["held"] == {"late_event": 3}
     assert {file.suffix for file in report.parent.iterdir()} == {".html", ".json"}
 
 

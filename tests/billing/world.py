@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 from conftest import Lago
 
@@ -86,6 +87,17 @@ def live_event(of: Mapping[str, Any], name: str, **changes: Any) -> dict[str, An
     }
 
 
+def live_pairs(
+    world: World, rows: Iterable[Mapping[str, Any]], after: timedelta = timedelta(milliseconds=5), **changes: Any
+) -> None:
+    """Writes rows, and posts the live event of each so long after its usage time."""
+    rows = list(rows)
+    world.write(*rows)
+    world.lago.organization.seed_events(
+        (one["endTime"] + after, live_event(one, f"live-{one['request_id']}", **changes)) for one in rows
+    )
+
+
 def own_id(of: Mapping[str, Any], charge_id: str | None = None) -> str:
     """The transaction ID under which a row is sent."""
     start = of["startTime"]
@@ -151,6 +163,27 @@ class World:
         options = {"period": (BEGIN, END), **options}
         for name in names or (TEAM,):
             self.lago.organization.add_subscription(name, started_at=started_at, **options)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Asks Lago to make something; its answer."""
+        headers = {"authorization": f"Bearer {self.lago.key}"}
+        made = httpx.post(f"{self.lago.url}/api/v1/{path}", json=body, headers=headers, trust_env=False)
+        assert made.status_code == 200, made.text
+        return dict(made.json())
+
+    def get(self, path: str, **parameters: str) -> dict[str, Any]:
+        """What Lago answers to a question."""
+        headers = {"authorization": f"Bearer {self.lago.key}"}
+        found = httpx.get(f"{self.lago.url}/api/v1/{path}", params=parameters, headers=headers, trust_env=False)
+        assert found.status_code == 200, found.text
+        return dict(found.json())
+
+    def plan(self, code: str, *charges: Mapping[str, Any]) -> dict[str, Any]:
+        """A plan with these charges on the metric; each has at least a `charge_model` and `properties`."""
+        metric = self.get(f"billable_metrics/{CODE}")["billable_metric"]["lago_id"]
+        given = {"name": code, "code": code, "interval": "monthly", "amount_cents": 0, "amount_currency": "USD"}
+        priced = [{**charge, "billable_metric_id": metric} for charge in charges]
+        return dict(self.post("plans", {"plan": {**given, "charges": priced}})["plan"])
 
     def live(self, at: datetime, event: Mapping[str, Any]) -> None:
         self.lago.organization.seed_events([(at, event)])

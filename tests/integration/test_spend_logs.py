@@ -526,6 +526,14 @@ def test_the_details_of_a_row(database_url: str, lacks: tuple[str, ...], session
     ]
 
 
+def test_a_row_from_before_the_column_has_its_call_id_in_the_metadata(database_url: str) -> None:
+    insert_rows(
+        database_url, [call("old", NOON, "s-1", litellm_call_id=None), call("none", NOON, "s-1", litellm_call_id="")]
+    )
+    with opened(database_url) as spend_logs:
+        assert spend_logs.details(read(database_url))["litellm_call_id"].tolist() == ["m-1", "m-1"]
+
+
 def test_details_know_rows_of_one_id_by_their_start_and_the_legacy_table(database_url: str) -> None:
     partition(database_url, date(2025, 11, 1), date(2025, 11, 30))
     execute(database_url, 'CREATE TABLE "LiteLLM_SpendLogs_legacy" (LIKE "LiteLLM_SpendLogs" INCLUDING ALL)')

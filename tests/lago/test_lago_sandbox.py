@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reconcile.errors import PreflightError
-from reconcile.lago import Directory, Lago, Remembered, Usage
+from reconcile.lago import Directory, EventShape, Lago, Remembered, Usage
 
 from .lago_double import QUICK
 
@@ -78,12 +78,11 @@ def test_lost_answers_and_an_old_lago(lago: Served, over_http: Lago) -> None:
 def test_clickhouse(clickhouse_lago: Served) -> None:
     sent = events(250)
     with Lago(clickhouse_lago.url, clickhouse_lago.key, retry=QUICK) as client:
-        store = client.preflight.organization().events_store
-        assert store == "clickhouse"
+        assert client.preflight.organization().events_store == "clickhouse"
         for _ in range(2):
             assert {outcome.status for outcome in client.deliver(sent)} == {"accepted"}
         clickhouse_lago.faults.max_per_page = 40
-        frame = client.list_events("llm_usage", START, END, store=store)
+        frame = client.list_events("llm_usage", START, END, EventShape(store="clickhouse"))
     assert Counter(frame["transaction_id"]) == {event["transaction_id"]: 2 for event in sent}
 
 

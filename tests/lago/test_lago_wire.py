@@ -255,7 +255,7 @@ def test_the_date_of_an_answer_tells_the_clock(headers: bytes, known: bool) -> N
 def test_a_base_with_a_path(double: Double) -> None:
     with Lago(f"{double.url}/lago", KEY, retry=Retry(attempts=1)) as lago, pytest.raises(LagoFault):
         lago.metric("llm")
-    assert double.requests[0].path == "/lago/api/v1/billable_metrics"
+    assert double.requests[0].path == "/lago/api/v1/billable_metrics/llm"
 
 
 def test_odd_texts_travel_whole() -> None:

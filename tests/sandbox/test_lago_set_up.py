@@ -175,6 +175,7 @@ def test_paid_in_advance(api: Api) -> None:
     """A fee and an invoice at once, also for a month that is over; none before the subscription began."""
     plan(api, {**PER_UNIT, "billable_metric_id": metric(api), "pay_in_advance": True})
     subscribe(api, subscription_at="2026-09-10T00:00:00Z")
+    subscribe(api, "other")
     send(api, "now", "1")
     send(api, "past", "0.25", datetime(2026, 9, 20, tzinfo=UTC))
     send(api, "before", "1", datetime(2026, 9, 9, tzinfo=UTC))
@@ -188,6 +189,8 @@ def test_paid_in_advance(api: Api) -> None:
         ("past", "0.25", 25, "2026-09-10"),
     ]
     assert [fee["to_date"][:10] for fee in fees] == ["2026-11-30", "2026-09-30"]
+    # An ID has one fee in all the organization.
+    assert api.get("/fees", external_subscription_id="other").json()["fees"] == []
     assert api.get("/invoices").json()["meta"]["total_count"] == 2
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -38,24 +39,78 @@ def test_requests_take_what_was_measured(method: str, route: str, work: Work, me
     assert cost(method, route, work) == pytest.approx(measured, rel=0.15)
 
 
-@pytest.fixture
-def slow(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
-    """A client of a slow Lago with as many workers as the test says."""
+def test_a_request_keeps_its_worker_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def request(slow: Slow, took: float) -> None:
+        clock.append(100.0)
+        async with slow.worker("GET", "/events/{transaction_id}", Work()):
+            clock.append(100.0 + took)
+
+    clock: list[float] = []
+    monkeypatch.setattr("reconcile.sandbox.lago.slow.asyncio.sleep", sleep)
+    monkeypatch.setattr("reconcile.sandbox.lago.slow.time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    for took in (0.0, 0.02, 5.0):
+        asyncio.run(request(Slow(), took))
+    assert slept == pytest.approx([0.021, 0.001, 0.0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_wait_for_a_free_worker(workers: int) -> None:
+    async def at_work_together() -> int:
+        slow, done, at_work = Slow(workers), asyncio.Event(), []
+
+        async def request(number: int) -> None:
+            async with slow.worker("GET", "/events/{transaction_id}", Work()):
+                at_work.append(number)
+                await done.wait()
+
+        requests = [asyncio.create_task(request(number)) for number in range(3)]
+        while len(at_work) < workers:
+            await asyncio.sleep(0)
+        for _ in range(10):  # turns in which another could begin
+            await asyncio.sleep(0)
+        together = len(at_work)
+        done.set()
+        await asyncio.gather(*requests)
+        return together
+
+    assert asyncio.run(at_work_together()) == workers
+
+
+class Recorder(Slow):
+    """Notes what each request cost, and takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str, Work]] = []
+
+    @asynccontextmanager
+    async def worker(self, method: str, route: str, work: Work) -> AsyncIterator[None]:
+        yield
+        self.seen.append((method, route, work))
+
+
+def test_every_request_tells_its_cost(postgres_url: str) -> None:
     url = create_database(postgres_url)
-    with LagoStandIn(url, slow=Slow(request.param)) as stand_in:
-        stand_in.add_organization("key")
-        with (
-            lago_server(stand_in) as base,
-            httpx.Client(base_url=f"{base}/api/v1", headers={"authorization": "Bearer key"}, trust_env=False) as client,
-        ):
-            yield client
+    slow = Recorder()
+    with LagoStandIn(url, slow=slow) as stand_in:
+        organization = stand_in.add_organization("key")
+        organization.add_subscription("sub-1")
+        with lago_server(stand_in) as base, httpx.Client(base_url=f"{base}/api/v1", trust_env=False) as client:
+            client.headers["authorization"] = "Bearer key"
+            events = [{"transaction_id": f"t-{number}", "code": "c"} for number in range(7)]
+            client.post("/events/batch", json={"events": events})
+            client.get("/events", params={"per_page": 2, "page": 3})
+            client.get("/events/t-1")
+            client.get("/subscriptions")
+    assert slow.seen == [
+        ("POST", "/events/batch", Work(shown=7)),
+        ("GET", "/events", Work(shown=2, counted=7, skipped=4)),
+        ("GET", "/events/{transaction_id}", Work()),
+        ("GET", "/subscriptions", Work(shown=1, counted=1)),
+    ]
     drop_database(postgres_url, url.rsplit("/", 1)[1])
-
-
-@pytest.mark.parametrize("slow", [1], indirect=True)
-def test_requests_wait_for_one_another(slow: httpx.Client) -> None:
-    begin = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda name: slow.get(f"/events/{name}").status_code, range(8)))
-    assert answers == [404] * 8
-    assert time.monotonic() - begin >= 8 * 0.021

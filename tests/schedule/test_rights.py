@@ -13,8 +13,9 @@ import pytest
 from reconcile.domain.window import Window
 from reconcile.errors import PreflightError
 from reconcile.run import job
+from reconcile.run.check import checks
 from reconcile.run.job import Order
-from reconcile.run.preflight import checks, open_ledger
+from reconcile.run.preflight import open_ledger
 from reconcile.settings import load
 
 from .conftest import World

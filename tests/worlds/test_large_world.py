@@ -73,12 +73,13 @@ def test_the_world_holds_what_it_should(built_world: LargeWorld, first_run: Firs
     rows, events = counts(first_run.document.rows), counts(first_run.document.events)
     assert len(built_world.world.rows) == 50_000
     assert rows.keys() == {
-        *("matched_live", "delivered", "excluded", "unattributed", "mismatched", "misdirected", "rejected"),
+        *("matched_live", "delivered", "excluded", "unattributed", "mismatched", "misdirected", "unbilled", "rejected"),
     }
-    assert events.keys() == {"matched_live", "mismatched", "misdirected", "duplicate", "orphan"}
+    assert events.keys() == {"matched_live", "mismatched", "misdirected", "unbilled", "duplicate", "orphan"}
     assert rows["delivered"] > 800
     reasons = first_run.document.reasons
     assert reasons["mismatched"].keys() == {"cost", "tokens", "model"}
+    assert reasons["unbilled"].keys() == {"not_counted"}
     assert reasons["excluded"].keys() == {"failure", "failure_with_spend"}
     assert {"no_row", "no_subscription_id"} <= set(first_run.document.discrepancies["reason"])
     assert first_run.document.ambiguous > 500

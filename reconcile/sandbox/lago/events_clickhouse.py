@@ -73,7 +73,7 @@ VISIBLE = "event.written_at <= clock_timestamp() - %(lag)s * interval '1 second'
 
 FIND_RAW_EVENT = f"""SELECT {RAW_EVENT_JSON} FROM lago.events_raw AS event {COVERING_SUBSCRIPTION}
     WHERE event.organization_id = %(organization)s AND transaction_id = %(transaction_id)s AND {VISIBLE}
-    LIMIT 1"""  # noqa: S608 - constants
+    ORDER BY event."timestamp", event.sequence LIMIT 1"""  # noqa: S608 - constants
 
 # ClickHouse's merge of parts, at once: the last of what shares code, subscription, ID and millisecond stays.
 MERGE = """

@@ -24,6 +24,8 @@ CODE = "llm_usage"
 BASE = 1_795_000_000_000  # milliseconds since 1970: November 2026
 REACH = Reach(before=2, after=5)
 RULES = Rules(CODE, REACH)
+CLICKHOUSE = Rules(CODE, REACH, clickhouse=True)
+NAN = float("nan")
 APART = 1_000  # between two slots
 MOST = 6  # rows and events of a small world
 
@@ -85,10 +87,10 @@ def live(transaction: str = "e1", at: int = 0, **changes: Any) -> Record:
     return record | changes
 
 
-NO_TOKENS: Record = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), float("nan"))
-NO_COST: Record = {"response_cost": float("nan")}
+NO_TOKENS: Record = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), NAN)
+NO_COST: Record = {"response_cost": NAN}
 NULL_COST: Record = {"response_cost": 0.0}  # null and empty are read as 0
-NOT_COUNTED: Record = {"counted": False, "added": float("nan")}
+NOT_COUNTED: Record = {"counted": False, "added": NAN}
 
 
 def own(of: Record, charge_id: str | None = None, **changes: Any) -> Record:
@@ -191,6 +193,18 @@ def _label(record: Record) -> str:
     return f"{record['class']}: {record['reason']}" if record["reason"] else str(record["class"])
 
 
+def classes_of(settled: Settled) -> list[str]:
+    """Classes of the events in the order in which they came out."""
+    told = zip(settled.events["class"], settled.events["reason"], strict=True)
+    return [f"{name}: {reason}" if reason else name for name, reason in told]
+
+
+def one(rows: list[Record], events: list[Record], rules: Rules = RULES) -> tuple[list[str], list[str]]:
+    """Classes of the rows and of the events, in the order given."""
+    of_rows, of_events = classes(settle(rows, events, rules))
+    return [of_rows[r["request_id"]] for r in rows], [of_events[e["transaction_id"]] for e in events]
+
+
 # 1 and 1 + 6e-10 are equal, and so are 1 + 6e-10 and 1 + 1.2e-9: but the first is not equal to the last.
 COSTS = (0.0, 1.0, 1.0 + 6e-10, 1.01)
 CHAINED_COSTS = (*COSTS, 1.0 + 1.2e-9)
@@ -212,7 +226,7 @@ ROW_CHANGES: tuple[Record, ...] = (
     {},
     {"status": "failure"},
     {"charge_id": "", "subscription_id": ""},
-    {"spend": float("nan")},
+    {"spend": NAN},
     {"spend": -1.0},
     {"cache_hit": "True"},
     {"earlier_sure": True},
@@ -226,13 +240,13 @@ LIVE_CHANGES: tuple[Record, ...] = (
     {},
     {},
     {"subscription_id": "", "charge_id": ""},
-    {"response_cost": float("nan"), "malformed": True},
-    {"prompt_tokens": float("nan"), "malformed": True},
-    {"response_cost": float("nan")},
+    {"response_cost": NAN, "malformed": True},
+    {"prompt_tokens": NAN, "malformed": True},
+    {"response_cost": NAN},
     {"response_cost": 0.0},
     {"model": ""},
     {"subscription_id": "house", "charge_id": "house"},
-    {"model": "", "response_cost": float("nan"), **NO_TOKENS},
+    {"model": "", "response_cost": NAN, **NO_TOKENS},
 )
 OWN_CHANGES: tuple[Record, ...] = (
     {},
@@ -291,7 +305,7 @@ def _random_event(chance: Random, costs: Sequence[float], rows: Sequence[Record]
         counts = counts if off == "counts" else (of["prompt_tokens"], of["completion_tokens"])
         at = at if off == "time" else of["usage_ms"] - BASE + chance.randint(-2, 5)
     told: Record = {
-        name: float(count) if carried & (1 << bit) else float("nan")
+        name: float(count) if carried & (1 << bit) else NAN
         for bit, (name, count) in enumerate(zip(NO_TOKENS, (*counts, sum(counts)), strict=True))
     }
     return live(
@@ -299,7 +313,7 @@ def _random_event(chance: Random, costs: Sequence[float], rows: Sequence[Record]
         subscription_id=team,
         charge_id=team,
         model=model,
-        response_cost=float("nan") if cost is None else cost,
+        response_cost=NAN if cost is None else cost,
         **told,
     )
 
