@@ -163,6 +163,7 @@ def _spend(kwargs: Mapping[str, Any]) -> float | None:
 _HEAVY = dict.fromkeys(
     ("model_map_information", "messages", "response", "guardrail_information", "cost_breakdown", "error_information")
 )
+_HEAVY_METADATA = dict.fromkeys(("usage_object", "mcp_tool_call_metadata", "vector_store_request_metadata"))
 
 
 def _light(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +171,8 @@ def _light(kwargs: dict[str, Any]) -> dict[str, Any]:
     params = {**(kwargs.get("litellm_params") or {}), "proxy_server_request": None, "preset_cache_key": ""}
     light = {**kwargs, "litellm_params": params}
     if isinstance(standard, dict):
-        light["standard_logging_object"] = {**standard, **_HEAVY}
+        metadata = {**(standard.get("metadata") or {}), **_HEAVY_METADATA}
+        light["standard_logging_object"] = {**standard, **_HEAVY, "metadata": metadata}
     return light
 
 

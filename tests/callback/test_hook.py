@@ -252,7 +252,12 @@ def test_the_request_is_not_touched() -> None:
     kwargs = {
         "litellm_call_id": "call-1",
         "litellm_params": {"proxy_server_request": {"body": {"user": "x"}}, "metadata": {"a": 1}},
-        "standard_logging_object": {"response_cost": 0.1, "model_map_information": {"big": 1}, "id": "chatcmpl-1"},
+        "standard_logging_object": {
+            "response_cost": 0.1,
+            "model_map_information": {"big": 1},
+            "id": "chatcmpl-1",
+            "metadata": {"user_api_key_end_user_id": "x", "usage_object": {"big": 1}},
+        },
     }
     before = json.dumps(kwargs)
     callback(builder).take(kwargs, {"id": "chatcmpl-1"}, END, END)
@@ -266,6 +271,12 @@ def test_the_request_is_not_touched() -> None:
         "guardrail_information": None,
         "cost_breakdown": None,
         "error_information": None,
+        "metadata": {
+            "user_api_key_end_user_id": "x",
+            "usage_object": None,
+            "mcp_tool_call_metadata": None,
+            "vector_store_request_metadata": None,
+        },
     }
     assert seen[0]["litellm_params"]["metadata"] == {"a": 1}
 
