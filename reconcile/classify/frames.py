@@ -231,8 +231,13 @@ def _models(rows: pd.DataFrame, models: Vocabulary) -> dict[str, npt.NDArray[np.
     return result
 
 
-def prepare_events(events: pd.DataFrame, rules: Rules, words: Words, first: int = 0) -> Table:
+def prepare_events(
+    events: pd.DataFrame, rules: Rules, words: Words, first: int = 0, delivered: Collection[str] = ()
+) -> Table:
     """The compact form of EVENTS. `first` is the serial number of the first one.
+
+    `delivered` are IDs of events that an earlier run delivered: each belongs to its own row, and is no evidence of
+    another one where LiteLLM has deleted that.
 
     own: it has an ID of ours; live: it may be paired by content. cost is NaN where the event carries none that can be
     read; carried holds the bits of what it carries. copy_of is the serial number of the event that it is a further
@@ -260,6 +265,10 @@ def prepare_events(events: pd.DataFrame, rules: Rules, words: Words, first: int 
     if rules.clickhouse:
         copy_of = _copies(subscription, ids, events["time_ms"].to_numpy(np.int64), first)
     open_event = (kind == 0) & (copy_of < 0)
+    somebody_elses = np.zeros(len(events), bool)
+    if delivered and own.any():
+        places = np.flatnonzero(own)
+        somebody_elses[places] = ids.iloc[places].isin(delivered).to_numpy(bool)
     columns = {
         "transaction_id": ids.array,
         "request_id": events["request_id"].array,
@@ -276,7 +285,7 @@ def prepare_events(events: pd.DataFrame, rules: Rules, words: Words, first: int 
         "model": model.astype(np.int32),
         "house": of_house,
         "own": own & open_event,
-        "live": open_event & (carried != 0) & ~of_house,
+        "live": open_event & (carried != 0) & ~of_house & ~somebody_elses,
         "by_content": ~own,
         "copy_of": copy_of,
         "kind": kind.astype(np.int8),

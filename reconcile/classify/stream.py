@@ -8,6 +8,7 @@ back what is settled; the last call, without a horizon, settles everything.
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,11 +117,16 @@ class Classification:
         """What would be settled if nothing more came. Changes nothing."""
         return copy.copy(self).settle(rows, events, None)
 
-    def settle(self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None) -> Settled:
-        """Takes what was read since the last call: all rows and events up to (not including) `horizon_ms`."""
+    def settle(
+        self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None, delivered: Collection[str] = ()
+    ) -> Settled:
+        """Takes what was read since the last call: all rows and events up to (not including) `horizon_ms`.
+
+        `delivered` are IDs of events that an earlier run delivered: they are paired by their ID alone.
+        """
         self._horizon_ms = _FOREVER if horizon_ms is None else horizon_ms
         waiting = self._rows.joined(prepare_rows(rows, self.rules, self._words))
-        told = self._events.joined(prepare_events(events, self.rules, self._words, self._serial))
+        told = self._events.joined(prepare_events(events, self.rules, self._words, self._serial, delivered))
         self._serial += len(events)
         work = Work(self._recent.joined(waiting), len(self._recent), told, self.rules)
         self._by_id(work)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from reconcile.domain.money import decimal_of, plain, plain_double
+from .money import decimal_of, plain, plain_double
 
 ID_VERSION = "1"
 OWN_ID = re.compile(r"llm_[0-9a-f]{32}")

@@ -63,7 +63,7 @@ def reconcile(run: Run, books: Books) -> Seen:
 
                     # Which event is whose, and whether Lago bills it.
                     with run.timing.stage("classify"):
-                        settled = classification.settle(part.rows, part.events, part.horizon_ms)
+                        settled = classification.settle(part.rows, part.events, part.horizon_ms, part.delivered)
                     rows, events = judged(settled.rows, settled.events, directory.coverage)
                     step = take(pending, rows, events, part.twins, policy)
                     pending, in_hand = step.pending, step.pushable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,9 @@ class Read:
     """What was read of a part: rows (ROWS) and events (EVENTS) with a time in it, each once. The last one is empty.
 
     `listed_ms` are the times of all events that Lago listed, further copies of one included. `counted` marks the events
-    that count: those of the window that was asked for. `twins` are the rows (by key) that
-    another row of equal content encloses in time: LiteLLM may have written one call twice. `horizon_ms` is how far both
+    that count: those of the window that was asked for. `twins` are the rows (by key) that another row of equal content
+    encloses in time: LiteLLM may have written one call twice. `delivered` are IDs of events that an earlier run
+    delivered here. `horizon_ms` is how far both
     sides were read, None at the end.
     """
 
@@ -43,6 +44,7 @@ class Read:
     listed_ms: npt.NDArray[np.int64]
     counted: npt.NDArray[np.bool_]
     twins: frozenset[Key]
+    delivered: frozenset[str]
     horizon_ms: int | None
 
     @property
@@ -87,7 +89,10 @@ class Reader:
         run, parts, number = self._run, self._stretch.parts, self._number
         run.go_on()
         if number == len(parts) or (parts[number].if_awaited and not _awaited(parts[number], awaited_ms)):
-            return Read(None, empty(ROWS), empty(EVENTS), np.zeros(0, np.int64), np.zeros(0, bool), frozenset(), None)
+            nothing = frozenset[Any]()
+            return Read(
+                None, empty(ROWS), empty(EVENTS), np.zeros(0, np.int64), np.zeros(0, bool), nothing, nothing, None
+            )
         part = parts[number]
         self._number += 1
         with run.timing.stage("read"):
@@ -100,7 +105,7 @@ class Reader:
         with run.timing.stage("look up"):
             rows = _scoped(rows, part, self._plan)
             rows, events = _named_for_lago(rows, events, self._directory)
-            rows, events = _with_deliveries(run, rows, part, events)
+            rows, events, delivered = _with_deliveries(run, rows, part, events)
             listed_ms = events["time_ms"].to_numpy(np.int64)
             if run.sides.clickhouse and run.rules.copies == "one":
                 events = without_copies(events)
@@ -109,7 +114,16 @@ class Reader:
         counted = np.full(len(events), part.scope is Scope.WINDOW)
         if not part.if_awaited:
             run.progress.step(f"{part.window.end:%Y-%m-%d %H:%M}")
-        return Read(part, rows, events, listed_ms, counted, frozenset(overlapping(near)), milliseconds(part.window.end))
+        return Read(
+            part,
+            rows,
+            events,
+            listed_ms,
+            counted,
+            frozenset(overlapping(near)),
+            delivered,
+            milliseconds(part.window.end),
+        )
 
 
 def _awaited(part: Part, awaited_ms: int | None) -> bool:
@@ -193,12 +207,15 @@ def _used(column: pd.Series) -> list[str]:
 
 def _with_deliveries(
     run: Run, rows: pd.DataFrame, part: Part, events: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tells rows what was handed to Lago for another charge ID, and waits for what was sent lately on ClickHouse."""
+) -> tuple[pd.DataFrame, pd.DataFrame, frozenset[str]]:
+    """Tells rows what was handed to Lago for another charge ID, and waits for what was sent lately on ClickHouse.
+
+    Gives the IDs of all that was delivered in the part, too.
+    """
     sides = run.sides
     known = sides.ledger.delivered(sides.stream, milliseconds(part.window.start), milliseconds(part.window.end))
     if known.empty:
-        return rows, events
+        return rows, events, frozenset()
     merged = rows[["request_id", "start_ms"]].merge(known, on=["request_id", "start_ms"], how="left")
     given = merged["charge_id"].fillna("").to_numpy(object)
     elsewhere = (given != "") & (given != rows["charge_id"].to_numpy(object))
@@ -213,7 +230,7 @@ def _with_deliveries(
             for name, sent_at in zip(known["transaction_id"].tolist(), known["sent_at"].tolist(), strict=True)
         }
         events = _await_visible(run, part, events, due)
-    return rows, events
+    return rows, events, frozenset(known["transaction_id"].tolist())
 
 
 def _await_visible(run: Run, part: Part, events: pd.DataFrame, due: Mapping[str, datetime]) -> pd.DataFrame:

@@ -242,7 +242,7 @@ def test_settings_that_decide_no_class_read_nothing(world: World, spy: Spy, sett
 
 def test_a_month_costs_a_tenth(world: World) -> None:
     """With a late row and a stray event: only what changed is read."""
-    world.settings = {"RECONCILE_SLICE": "1h", "RECONCILE_PAGE_SIZE": "100"}
+    world.settings = {"RECONCILE_SLICE": "1h", "RECONCILE_PAGE_SIZE": "50"}
     world.subscribe()
     days = 8
     for day in range(days):
@@ -279,6 +279,6 @@ def test_usage_time_and_not_start_decides_the_slice(world: World, spy: Spy) -> N
     assert spy.nothing_was_read()
     assert rows_in(ran.document) == {"matched": 2}
     sent = {one["properties"]["request_id"]: one["timestamp"] for one in world.lago.organization.stored_events(CODE)}
-    assert f"{sent['long'].replace(tzinfo=NOON.tzinfo).timestamp():.3f}" == timestamp(
+    assert f"{sent['long'].replace(tzinfo=NOON.tzinfo).timestamp():.4f}" == timestamp(
         round(long["endTime"].timestamp() * 1000)
     )

@@ -291,7 +291,7 @@ def findings(document: Document) -> dict[str, int]:
 
 def figures(document: Document) -> dict[str, Any]:
     """Everything in a document that is about the window, and not about the run."""
-    about = document.as_json(None)
+    about = document.as_json(whole=True)
     names = (
         "rows",
         "events",

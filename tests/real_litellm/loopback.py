@@ -123,9 +123,9 @@ def _prompt(body: dict[str, Any]) -> str:
     text = body.get("prompt") or body.get("input")
     if text is None:
         text = body["messages"][-1]["content"]
-    while isinstance(text, list):  # Anthropic and embeddings wrap the prompt in lists
-        text = text[0]
-    return text if isinstance(text, str) else str(text.get("text") or text.get("content"))
+    while not isinstance(text, str):  # Anthropic, embeddings and bridged calls wrap the prompt in lists and objects
+        text = text[0] if isinstance(text, list) else text.get("text") or text["content"]
+    return text
 
 
 def _usage(wish: dict[str, Any]) -> dict[str, int]:
