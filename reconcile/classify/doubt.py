@@ -153,14 +153,17 @@ class Doubt:
         return "Another proxy, or another program, may write to this event code."
 
 
-def doubt(missing: pd.DataFrame, orphans: pd.DataFrame, reach: Reach) -> Doubt | None:
+def doubt(missing: pd.DataFrame, orphans: pd.DataFrame, reach: Reach, slice_ms: int | None = None) -> Doubt | None:
     """Whether the missing rows are likely to be there in another form; None where they are not.
 
     An event could be a row's if it lies within reach, at most two of subscription, cost, model and tokens (as a whole)
     differ, and something that it carries is equal; each event counts for one row. What it does not carry does not
     differ. Fewer than 20 missing rows, or fewer than half with such an event, are no doubt.
+
+    With `slice_ms` one slice is reason enough: hours in which all events were lost must not hide others in which all
+    are there. The doubt is then about those slices alone.
     """
-    if len(missing) < FEWEST_ROWS or 2 * len(orphans) < len(missing):
+    if len(missing) < FEWEST_ROWS or len(orphans) < _PART * (FEWEST_ROWS if slice_ms else len(missing)):
         return None
     stages = _stages(missing, orphans, reach)
     rows, events = np.arange(len(missing)), _with_subscription(orphans)
@@ -172,10 +175,20 @@ def doubt(missing: pd.DataFrame, orphans: pd.DataFrame, reach: Reach) -> Doubt |
             rows, events = np.setdiff1d(rows, row), np.setdiff1d(events, event)
         if not len(rows) or not len(events):
             break
-    paired = sum(len(row) for row, _ in pairs.values())
-    if paired < _PART * len(missing):
+    paired = np.ones(len(missing), bool)
+    paired[rows] = False
+    if paired.sum() >= _PART * len(missing):
+        return _doubt(stages, pairs, len(missing), int(paired.sum()))
+    if slice_ms is None:
         return None
-    return _doubt(stages, pairs, len(missing), paired)
+    _, place = np.unique(missing["usage_ms"].to_numpy(np.int64) // slice_ms, return_inverse=True)
+    counts, found = np.bincount(place), np.bincount(place, weights=paired)
+    doubtful = ((counts >= FEWEST_ROWS) & (found >= _PART * counts))[place]
+    if not doubtful.any():
+        return None
+    inside = {differs: (row[doubtful[row]], event[doubtful[row]]) for differs, (row, event) in pairs.items()}
+    pairs = {differs: pair for differs, pair in inside.items() if len(pair[0])}
+    return _doubt(stages, pairs, int(doubtful.sum()), int((doubtful & paired).sum()))
 
 
 def _doubt(stages: Stages, pairs: dict[tuple[str, ...], tuple[Ints, Ints]], missing: int, paired: int) -> Doubt:

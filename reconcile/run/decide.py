@@ -158,8 +158,12 @@ class Decided:
     doubt: Doubt | None
 
 
-def decide(rows: pd.DataFrame, reasons: Sequence[str], pending: Pending, reach: Reach) -> Decided:
+def decide(
+    rows: pd.DataFrame, reasons: Sequence[str], pending: Pending, reach: Reach, slice_ms: int | None = None
+) -> Decided:
     """Holds back what must not be sent. `reasons` are those of `static_reasons`, row by row.
+
+    The rows may be of many slices: `slice_ms` tells them apart, since a single one may be in doubt.
 
     Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any
     of them is held for an event of its own: a clock that is wrong makes every event look late.
@@ -167,7 +171,7 @@ def decide(rows: pd.DataFrame, reasons: Sequence[str], pending: Pending, reach: 
     held = np.array([bool(reason) for reason in reasons], bool)
     told = list(reasons)
     sendable = np.flatnonzero(~held)
-    found = doubt(rows.iloc[sendable], pending.events, reach) if len(sendable) else None
+    found = doubt(rows.iloc[sendable], pending.events, reach, slice_ms) if len(sendable) else None
     claimed = late_events(rows.iloc[sendable], pending.events, reach) if len(sendable) else np.empty(0, np.int64)
     late = sendable[claimed >= 0]
     for place in late.tolist():

@@ -14,6 +14,7 @@ import structlog
 from reconcile.classify import Classification
 from reconcile.domain.dates import instant
 from reconcile.domain.frames import EVENTS, ROW_VERDICTS, ROWS, empty, joined
+from reconcile.domain.instants import as_ms
 from reconcile.errors import ClockFault, Interrupted, ReconcileError
 from reconcile.ledger import Ledger, Stream, new_run_id
 from reconcile.run.books import Books
@@ -40,7 +41,7 @@ EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 
 def reconcile(run: Run, books: Books) -> Seen:
     """What happens to a row, in order. A fault ends the sending; what was read before it is in the books."""
-    policy, reach = policy_of(run), run.doubt_reach
+    policy, reach, slice_ms = policy_of(run), run.doubt_reach, as_ms(run.settings.slice_length)
     courier, directory, seen = Courier(run, may_send=run.order.sends), directory_of(run), Seen()
     classification, pending, in_hand, counted = Classification(run.rules), Pending(), empty(ROW_VERDICTS), None
     try:
@@ -75,7 +76,7 @@ def reconcile(run: Run, books: Books) -> Seen:
                     due = release(pending, frontier, reach, is_beyond=part.is_beyond)
                     facts = look_up(run, directory, due.rows, pending.twins)
                     other = look_up(run, directory, step.pushable)
-                    decided = decide(facts.rows, facts.reasons, due.pending, reach)
+                    decided = decide(facts.rows, facts.reasons, due.pending, reach, slice_ms)
                     if decided.doubt is not None:
                         courier.doubt(doubt_fault(decided.doubt))
                         books.note_doubt(decided.doubt)

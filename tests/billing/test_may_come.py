@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reconcile.errors import PreflightError
+from reconcile.litellm.spend_logs import SpendLogs
 
 from .world import (
     CODE,
@@ -150,6 +151,26 @@ def test_a_wrong_charge_by_with_two_values_off(any_world: World) -> None:
     assert world.requests()["send"] == 0
 
 
+def test_hours_without_any_event_hide_no_doubt(any_world: World) -> None:
+    """The callback was off for ten hours; then it was on again, with another charge-by."""
+    world = any_world
+    world.subscribe()
+    lost = [row(f"lost-{n}", DAY + n * 90 * SECOND, spend=round(1 + n / 1000, 3)) for n in range(400)]
+    moved = [
+        row(f"moved-{n}", DAY + 14 * HOUR + n * 60 * SECOND, spend=round(5 + n / 1000, 3), model="openai/gpt-4o")
+        for n in range(240)
+    ]
+    world.write(*lost, *moved)
+    world.lago.organization.seed_events(
+        (one["endTime"] + 5 * MS, live_event({**one, "team_id": "user-7", "spend": one["spend"] - 0.5}, f"live-{n}"))
+        for n, one in enumerate(moved)
+    )
+    for slice_length in ("6h", "1h"):
+        ran = world.day(RECONCILE_SLICE=slice_length)
+        assert (ran.exit_code, ran.document.fault and ran.document.fault.kind) == (3, "doubtful")
+        assert not [one for one in world.billed() if one[0].startswith("moved")]
+
+
 def test_two_ledgers_with_different_charge_bys(any_world: World) -> None:
     """600 requests were billed to teams by a job whose ledger this one does not have."""
     world = any_world
@@ -227,6 +248,20 @@ def test_where_a_proxy_tells_lago_s_time_nothing_leaves(any_world: World) -> Non
     world.write(*rows_of(DAY, 3))
     world.faults.date_header, world.faults.clock_skew = True, timedelta(minutes=20)
     with pytest.raises(PreflightError, match=r"Lago's are 1\d\d\d s apart"):
+        world.day()
+    assert world.requests()["send"] == 0
+
+
+@pytest.mark.parametrize("ahead", [20, -20])
+def test_a_host_whose_clock_is_20_minutes_off_postgres(
+    any_world: World, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    world = any_world
+    world.subscribe()
+    world.write(*rows_of(DAY, 3))
+    real = SpendLogs.clock
+    monkeypatch.setattr(SpendLogs, "clock", lambda self: real(self) - timedelta(minutes=ahead))
+    with pytest.raises(PreflightError, match=r"this host's clock says .* and Postgres'"):
         world.day()
     assert world.requests()["send"] == 0
 

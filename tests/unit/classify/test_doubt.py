@@ -289,6 +289,34 @@ class TestDoubt:
         )
 
 
+class TestDoubtOfASlice:
+    """100 rows lost all their events; in the next slice 30 rows lie under another charge ID, at another cost."""
+
+    HOUR = 3_600_000
+
+    def frames(self, evening: int = 30) -> tuple[pd.DataFrame, pd.DataFrame]:
+        morning = [row(f"m{i}", at=i * 1_000, spend=5.0 + i, subscription_id="b", charge_id="b") for i in range(100)]
+        rows = [row(f"r{i}", at=20 * self.HOUR + i * 1_000, spend=0.25 + i) for i in range(evening)]
+        return leftovers([*morning, *rows], of(rows, subscription_id="c", response_cost=99.0))
+
+    def test_one_slice_is_reason_enough(self) -> None:
+        missing, orphans = self.frames()
+        assert doubt(missing, orphans, REACH) is None
+        found = doubt(missing, orphans, REACH, self.HOUR)
+        assert found is not None
+        assert (found.rows, found.events) == (30, 30)
+        assert dict(found.differing) == {"subscription": 30, "cost": 30}
+
+    def test_of_twenty_rows_or_more(self) -> None:
+        assert doubt(*self.frames(19), REACH, self.HOUR) is None
+        assert doubt(*self.frames(20), REACH, self.HOUR) is not None
+
+    def test_of_which_half_have_an_event(self) -> None:
+        missing, orphans = self.frames(40)
+        assert doubt(missing, orphans.iloc[:19], REACH, self.HOUR) is None
+        assert doubt(missing, orphans.iloc[:20], REACH, self.HOUR) is not None
+
+
 @pytest.mark.parametrize("contents", [1, 50, 100_000])
 def test_a_hundred_thousand(contents: int) -> None:
     """Processor time, not the clock on the wall; generous, for it must only not be quadratic."""
