@@ -102,6 +102,37 @@ def test_a_few_late_events_hold_their_rows(any_world: World) -> None:
     assert world.held() == {}
 
 
+def test_late_events_beyond_the_edges_of_a_window(any_world: World) -> None:
+    """Those that a row of the other day explains are not taken for it."""
+    world = any_world
+    world.subscribe()
+    first, last = row("first", DAY + 60 * SECOND, spend=3.0), row("last", DAY + NIGHT - 60 * SECOND, spend=4.0)
+    bot = {"spend": 0.5, "model": "openai/gpt-4o"}
+    lost = row("lost", DAY + NIGHT - 30 * SECOND, **bot)
+    later = [row(f"later-{n}", DAY + NIGHT + (n + 1) * HOUR, **bot) for n in range(4)]
+    world.write(first, last, lost)
+    live_pairs(world, later)
+    world.live(first["endTime"] - 50 * 60 * SECOND, live_event(first, "early"))
+    world.live(last["endTime"] + 3 * HOUR, live_event(last, "late"))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"held": 2, "delivered": 1})
+    assert world.held() == {"first": "late_event", "last": "late_event"}
+    assert world.billed()["lost", TEAM] == 1
+
+
+def test_a_late_event_after_slices_that_agreed_before(world: World) -> None:
+    """The next day has agreed, and is left unread but where a row waits for what may lie there."""
+    world.subscribe()
+    live_pairs(world, rows_of(DAY + NIGHT, 24, "next"))
+    assert world.nightly(DAY + 2 * NIGHT).exit_code == 0
+    last = row("last", DAY + NIGHT - 60 * SECOND, spend=4.0)
+    world.write(last)
+    world.live(last["endTime"] + 3 * HOUR, live_event(last, "late"))
+    ran = world.nightly(DAY + 2 * NIGHT)
+    assert (ran.exit_code, world.held()) == (1, {"last": "late_event"})
+    assert world.requests()["send"] == 0
+
+
 def test_litellm_s_logging_queue_while_lago_is_slow(world: World) -> None:
     """60 requests/s, and Lago answering in 5 s: half of the events are over 120 s late, 242 s at most."""
     world.subscribe()
