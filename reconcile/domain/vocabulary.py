@@ -173,6 +173,7 @@ class FindingKind(StrEnum):
     RETENTION = "retention"
     SPEND_LOGS_GAP = "spend_logs_gap"
     LOST_REQUEST_IDS = "lost_request_ids"
+    UNPLACED_ROWS = "unplaced_rows"
     # Rows from outside the window
     LATE_DELIVERED = "late_delivered"
     LATE_MISSING = "late_missing"

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from reconcile.domain.document import Finding, LagoUsage, Previous, SpendLogsGap, previous_run
 from reconcile.domain.instants import DAY_MS, milliseconds, moment
-from reconcile.domain.money import add
+from reconcile.domain.money import add, decimal_of
 from reconcile.domain.vocabulary import FindingKind
 from reconcile.domain.window import Window
 from reconcile.lago.directory import Directory
@@ -105,6 +105,19 @@ def remarks_on_plans(run: Run, books: Books, directory: Directory) -> tuple[Find
             )
         )
     return tuple(findings)
+
+
+def unplaced_rows(run: Run, plan: Plan) -> tuple[Finding, ...]:
+    """Rows that no window will ever hold, since their times cannot be: nobody would hear of them otherwise."""
+    starts = Window(plan.window.start - run.settings.max_call, plan.window.end)
+    found = run.sides.spend_logs.unplaced(starts)
+    if not found.count:
+        return ()
+    text = (
+        "rows begin or end at a time that cannot be (before 2020, in the far future, infinite): no window holds them, "
+        "and nobody is billed for them"
+    )
+    return (Finding(FindingKind.UNPLACED_ROWS, text, found.count, decimal_of(found.spend)),)
 
 
 def previous_run_of(run: Run, plan: Plan) -> Previous | None:

@@ -20,7 +20,13 @@ from reconcile.ledger import Ledger, Stream, new_run_id
 from reconcile.run.books import Books
 from reconcile.run.conclude import Seen, document
 from reconcile.run.courier import Courier
-from reconcile.run.cross_check import lago_usage, previous_run_of, remarks_on_plans, spend_logs_gaps
+from reconcile.run.cross_check import (
+    lago_usage,
+    previous_run_of,
+    remarks_on_plans,
+    spend_logs_gaps,
+    unplaced_rows,
+)
 from reconcile.run.decide import Pending, choose, decide, release, release_events, take
 from reconcile.run.held_rows import held_rows
 from reconcile.run.judge import judged
@@ -103,7 +109,7 @@ def reconcile(run: Run, books: Books) -> Seen:
         seen = replace(
             seen,
             gaps=spend_logs_gaps(run, plan, books),
-            findings=remarks_on_plans(run, books, directory),
+            findings=(*unplaced_rows(run, plan), *remarks_on_plans(run, books, directory)),
             previous=previous_run_of(run, plan),
         )
         if run.order.command == "report":

@@ -199,3 +199,13 @@ def test_only_reports_ask_for_usage(world: World) -> None:
     ran = world.day()
     assert usage(ran.document) == []
     assert not [path for path in world.requests() if path.endswith(("current_usage", "past_usage"))]
+
+
+def test_rows_whose_times_cannot_be_are_told(world: World) -> None:
+    """No window will ever hold them: without a word they would be lost."""
+    world.subscribe()
+    world.write(row("fine", NOON))
+    world.sql("""UPDATE "LiteLLM_SpendLogs" SET "endTime" = 'infinity' WHERE request_id = 'fine'""")
+    world.write(row("a", NOON))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document), findings(ran.document)) == (0, {"delivered": 1}, {"unplaced_rows": 1})
