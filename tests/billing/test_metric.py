@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from reconcile.errors import PreflightError
-from reconcile.lago.catalog import Catalog, Charge
-from reconcile.run.preflight import checks
+from reconcile.run.check import checks
 
 from .world import CODE, NOON, TEAM, World, events_in, findings, row, rows_in
 
@@ -103,41 +102,45 @@ def test_a_filter_that_never_matches(bare_world: World) -> None:
     assert "the filter on 'region' never matches" in warning
 
 
-def charge(**options: Any) -> Charge:
-    found = {
-        "plan_code": "llm",
-        "charge_model": "standard",
-        "pay_in_advance": False,
-        "group_keys": (),
-        "filter_keys": (),
-    }
-    return Charge(**{**found, **options})
+def charge(model: str = "standard", **properties: Any) -> dict[str, Any]:
+    return {"charge_model": model, "properties": {"amount": "1", **properties}}
+
+
+def with_plan(world: World, priced: dict[str, Any]) -> World:
+    """The team's plan has this charge on the metric."""
+    world.lago.organization.add_billable_metric(CODE)
+    world.plan("pro", priced)
+    world.subscribe(plan_code="pro")
+    world.write(row("a", NOON))
+    return world
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("priced", "said"),
     [
         (charge(), None),
-        (charge(group_keys=("model",)), None),
+        (charge(pricing_group_keys=["model"]), None),
         (
-            charge(group_keys=("model", "region")),
-            "usage is grouped by 'region', which the events do not carry",
+            charge(pricing_group_keys=["model", "region"]),
+            "plan pro: usage is grouped by 'region', which the events do not carry",
         ),
-        (charge(charge_model="dynamic"), "set RECONCILE_PRECISE_AMOUNT"),
+        (
+            charge("dynamic"),
+            "plan pro: a dynamic charge bills precise_total_amount_cents; set RECONCILE_PRECISE_AMOUNT",
+        ),
     ],
 )
-def test_charges_of_plans(bare_world: World, monkeypatch: pytest.MonkeyPatch, found: Charge, said: str | None) -> None:
-    """The sandbox has no plans: what Lago's client reads of them is given."""
-    monkeypatch.setattr(Catalog, "charges", lambda *_: (found,))
-    told = warnings(with_metric(bare_world))
+def test_charges_of_plans(bare_world: World, priced: dict[str, Any], said: str | None) -> None:
+    told = warnings(with_plan(bare_world, priced))
     assert len(told) == (said is not None)
     assert said is None or said in told[0]
+    (subscriptions,) = [check.text for check in checks(bare_world.configured()) if check.name == "subscriptions"]
+    assert said is None or said in subscriptions
 
 
 @pytest.mark.parametrize(("factor", "cents"), [("1", "1.25"), ("1.2", "1.5"), ("0.001", "0.00125")])
-def test_the_precise_amount(bare_world: World, monkeypatch: pytest.MonkeyPatch, factor: str, cents: str) -> None:
-    world = with_metric(bare_world)
-    monkeypatch.setattr(Catalog, "charges", lambda *_: (charge(charge_model="dynamic"),))
+def test_the_precise_amount(bare_world: World, factor: str, cents: str) -> None:
+    world = with_plan(bare_world, charge("dynamic"))
     world.settings["RECONCILE_PRECISE_AMOUNT"] = factor
     assert warnings(world) == []
     ((stored,),) = world.lago.stand_in.execute(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -17,6 +19,13 @@ from reconcile.sandbox.postgres import create_database, drop_database
 from reconcile.sandbox.servers import lago_server
 
 MILLION = 1_000_000
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it in a thread of its own: Playwright, in the tests of pages, leaves a loop running in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(asyncio.run, work).result()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +63,7 @@ def test_a_request_keeps_its_worker_for_its_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("reconcile.sandbox.lago.slow.asyncio.sleep", sleep)
     monkeypatch.setattr("reconcile.sandbox.lago.slow.time", SimpleNamespace(monotonic=lambda: clock[-1]))
     for took in (0.0, 0.02, 5.0):
-        asyncio.run(request(Slow(), took))
+        run(request(Slow(), took))
     assert slept == pytest.approx([0.021, 0.001, 0.0])
 
 
@@ -78,7 +87,7 @@ def test_requests_wait_for_a_free_worker(workers: int) -> None:
         await asyncio.gather(*requests)
         return together
 
-    assert asyncio.run(at_work_together()) == workers
+    assert run(at_work_together()) == workers
 
 
 class Recorder(Slow):
