@@ -145,6 +145,8 @@ def run(
     try:
         with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
             lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            if order.sends:
+                sides.ledger.note_killed(sides.stream)
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:
                 announce(f"window {order.window} UTC")
