@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.ledger.tables import SCHEMA
+from reconcile.settings.database import LIVENESS
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -46,9 +47,11 @@ class LedgerDatabase:
 
     def __init__(self, url: str, where: str) -> None:
         self.where = where
+        given = make_url(url).query
+        watched = {name: value for name, value in LIVENESS.items() if name not in given}
         # A transaction-pooling PgBouncer knows no prepared statements and pools by itself.
         self._engine = create_engine(
-            url, poolclass=NullPool, connect_args={"prepare_threshold": None, "connect_timeout": 10}
+            url, poolclass=NullPool, connect_args={"prepare_threshold": None, "connect_timeout": 10, **watched}
         )
         self._shared: Connection | None = None
 

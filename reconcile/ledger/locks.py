@@ -13,6 +13,15 @@ from reconcile.errors import LockedError
 from reconcile.ledger.database import LedgerDatabase, Stream, explained
 from reconcile.ledger.tables import runs
 
+# The transaction of a lock is open as long as its run, and idle nearly all the time. Where the machine of the run is
+# gone, Postgres finds out within about a minute; left to the kernel, nobody else could have the lock for two hours.
+_SESSION = {
+    "idle_in_transaction_session_timeout": 0,
+    "tcp_keepalives_idle": 30,
+    "tcp_keepalives_interval": 10,
+    "tcp_keepalives_count": 3,
+}
+
 
 class Locks(LedgerDatabase):
     """Takes the lock of a stream."""
@@ -31,7 +40,8 @@ class Locks(LedgerDatabase):
         try:
             connection = self._engine.connect()
             try:
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                for name, value in _SESSION.items():
+                    connection.execute(text(f"SET LOCAL {name} = {value}"))
                 if not connection.scalar(text("SELECT pg_try_advisory_xact_lock(:number)"), {"number": number}):
                     latest = connection.scalar(
                         select(runs.c.run_id)
