@@ -83,9 +83,7 @@ def worlds(
     def make(mode: Mode = "postgres", *, fresh: bool = False) -> World:
         url, stand_in = lagos(mode)
         key = f"lago-secret-key-{os.urandom(6).hex()}"
-        organization = stand_in.add_organization(
-            key, events_store="clickhouse" if mode == "clickhouse" else "postgres"
-        )
+        organization = stand_in.add_organization(key, events_store="clickhouse" if mode == "clickhouse" else "postgres")
         organization.add_billable_metric(CODE)
         if mode == "clickhouse":
             stand_in.faults.visibility_lag = 1.0
@@ -116,5 +114,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     left_out = [item for item in items if item.get_closest_marker("whole_matrix")]
     for item in left_out:
         items.remove(item)
-
-

@@ -135,8 +135,6 @@ def _child(order: Mapping[str, Any]) -> None:
 
 def _serve() -> None:
     # What a run imports on its way.
-    import alembic.command
-    import rich.console
 
     import reconcile.cli.jobs
     import reconcile.report.terminal

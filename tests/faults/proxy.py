@@ -29,9 +29,9 @@ class Trap:
     """What to wait for, and what to do then.
 
     `patterns` are looked for one after another in what clients send on one connection. `then`: `freeze` stops all
-    traffic of the proxy until `release`; `reset` resets the connection on both sides; `silence` moves nothing on it any
-    more, though the kernel still acknowledges what arrives; `vanish` acknowledges nothing either, as when the machine
-    on the other side is gone. `times` connections meet it.
+    traffic of the proxy until `resume` or `release`; `reset` resets the connection on both sides; `silence` moves
+    nothing on it any more, though the kernel still acknowledges what arrives; `vanish` acknowledges nothing either, as
+    when the machine on the other side is gone. `times` connections meet it.
     """
 
     patterns: tuple[bytes, ...]
@@ -99,8 +99,16 @@ class Proxy:
         self.traps.append(made)
         return made
 
+    def leads_to(self, host: str, port: int) -> None:
+        """New clients get there."""
+        self._target = host, port
+
+    def resume(self) -> None:
+        """Lets the traffic flow on after a trap has frozen it."""
+        self._flowing.set()
+
     def release(self) -> None:
-        """Takes all traps away, closes what was connected, and lets the traffic flow again."""
+        """Takes all traps away, closes what was connected, and lets new traffic flow."""
         self.traps = []
         self.cut()
         self._flowing.set()
@@ -114,6 +122,16 @@ class Proxy:
                 link.reset()
             else:
                 link.close()
+
+    def cut_off(self) -> None:
+        """Whoever is connected to the server hears nothing of the other side any more, and the server nothing of them:
+        no end, no acknowledgement."""
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.silent = True
+            vanish(link.client)
+            vanish(link.server)
 
     def close(self) -> None:
         self.release()
@@ -211,7 +229,7 @@ class Proxy:
             self._flowing.clear()
             trap.sprung.set()
             self._flowing.wait()
-            return False
+            return True  # where it was released, the other end is closed by now
         if trap.then == "reset":
             link.reset()
         else:
