@@ -48,7 +48,8 @@ class Wire:
     """Connections to the server of `base_url`, usable from several threads; each request takes one for itself.
 
     `timeout` is in seconds and holds for connecting, for sending the request, and for all of the answer, however small
-    the pieces that it comes in. `ca_file` names a file of further certificates to trust. Proxies are taken from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    the pieces that it comes in. `ca_file` names a file of further certificates to trust. Proxies are taken from the
+    environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
     """
 
     def __init__(self, base_url: str, *, timeout: float, ca_file: str | None = None) -> None:

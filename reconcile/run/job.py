@@ -145,8 +145,9 @@ def run(
     structlog.contextvars.bind_contextvars(run_id=run_id)
     try:
         with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
-            lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            lock = None
             if order.sends:
+                lock = holding.enter_context(sides.ledger.lock(sides.stream, rows=settings.database))
                 sides.ledger.note_killed(sides.stream)
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:

@@ -199,12 +199,12 @@ class World:
             proxy.latency, proxy.drip, proxy.refusing = 0.0, None, False
         self.faults.planned.clear()
 
-    def heals(self, *arguments: str, **settings: str) -> Ran:
+    def heals(self, *arguments: str, pooled: bool = False, **settings: str) -> Ran:
         """The same command again: Lago's content is exact, and the run says so."""
         ran = self.run(*arguments, **settings)
         assert ran.code == 0, (ran.err, ran.document["rows"], ran.document["events"], self.billed() - self.truth)
         self.is_exact()
-        self.nothing_left()
+        self.nothing_left(pooled=pooled)
         return ran
 
     # --- what is left
@@ -216,10 +216,11 @@ class World:
         ((count,),) = self.query("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,), url=server)
         return int(count)
 
-    def nothing_left(self) -> None:
-        """No process, connection, lock or temporary file."""
+    def nothing_left(self, *, pooled: bool = False) -> None:
+        """No process, connection, lock or temporary file. A pooler keeps its own connections."""
         assert all(process.poll() is not None for process in self.processes)
-        until(lambda: self.connections() == 0)  # Postgres notices a client's end a moment later
+        if not pooled:
+            until(lambda: self.connections() == 0)  # Postgres notices a client's end a moment later
         assert self.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
         until(lambda: self.to_lago.connections == self.to_postgres.connections == 0)
         assert [path.name for path in (self.folder / "tmp").iterdir()] == []
