@@ -74,6 +74,8 @@ class Launcher:
     def start(
         self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, out: Path, err: Path
     ) -> Process:
+        for stream in (out, err):
+            stream.touch(0o600)  # it may be killed before it opens them
         pid = self.ask(
             arguments=list(arguments), environment=dict(environment), folder=str(folder), out=str(out), err=str(err)
         )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import pytest
 
-from reconcile.sandbox.litellm_schema import migrate
-from reconcile.sandbox.postgres import create_database, database_url, postgres
+from reconcile.sandbox.postgres import create_database
 
 from .launcher import until
+from .server import TEMPLATE, Server, restartable
 from .test_kills import BATCH, BEGIN_RUN, CLAIM, COMMIT, FINISH, JOURNAL, LIST, MOMENTS, READ_BACK, ROWS, SLICES
 from .world import COMMAND, Mode, World
 
@@ -203,34 +198,10 @@ def test_lago_turns_everybody_away_in_the_middle(worlds: Callable[..., World], m
 # --- Postgres is restarted
 
 
-class Server:
-    """A Postgres of the test's own, which keeps its data when it is stopped."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._running = contextlib.ExitStack()
-        self.url = ""
-        self.start()
-
-    def start(self) -> None:
-        self.url = self._running.enter_context(postgres(self._folder))
-
-    def stop(self) -> None:
-        self._running.close()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    # Not below pytest's own folder, which every pytest that starts closes to other users; Postgres is one.
-    folder = Path(tempfile.mkdtemp(prefix="reconcile-faults-"))
-    folder.chmod(0o755)
-    server = Server(folder / "data")
-    try:
-        migrate(create_database(server.url, "litellm_template"))
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with restartable() as found:
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -255,24 +226,16 @@ def test_postgres_is_restarted(
     patterns: tuple[bytes, ...],
 ) -> None:
     world = worlds(mode)
-    world.database_url = create_database(server.url, template="litellm_template")
-    leads_to(world, server)
+    world.database_url = create_database(server.url, template=TEMPLATE)
+    server.is_behind(world)
     world.fill()
     trap = getattr(world, side).trap(*patterns, when="after")
     process = world.start(*COMMAND, **ONE_AT_A_TIME)
     until(trap.sprung.is_set, process)
-    server.stop()
-    server.start()
-    world.database_url = database_url(server.url, urlsplit(world.database_url).path[1:])
-    leads_to(world, server)
+    server.restart(world)
     getattr(world, side).resume()
     ran = world.ended(process)
     assert (ran.code, ran.document["fault"]["kind"]) == (3, "database")
     world.never_twice()
     world.release()
     world.heals()
-
-
-def leads_to(world: World, server: Server) -> None:
-    place = urlsplit(server.url)
-    world.to_postgres.leads_to(str(place.hostname), int(place.port or 0))
