@@ -112,16 +112,24 @@ class World:
         self.add(rows)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows whose IDs say what they are: `live-…`, `lost-…`, `failure-…`."""
-        insert_rows(self.database_url, rows)
-        live = [one for one in rows if one["request_id"].startswith("live")]
+        """Rows whose IDs say what they are: `live-…`, `lost-…`, `failure-…`. Lago has had the live events for long."""
+        self.call(rows)
+        if self.organization.clickhouse:
+            self.stand_in.execute("UPDATE lago.events_raw SET written_at = written_at - interval '1 hour'")
+        self.write(rows)
+
+    def call(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What LiteLLM's callback sends at the end of these calls."""
         self.organization.seed_events(
             (one["endTime"] + timedelta(milliseconds=5), live_event(one, f"callback-{one['request_id']}"))
-            for one in live
+            for one in rows
+            if one["request_id"].startswith("live")
         )
-        if self.organization.clickhouse:  # they have been there for long
-            self.stand_in.execute("UPDATE lago.events_raw SET written_at = written_at - interval '1 hour'")
-        self.live |= {one["request_id"] for one in live}
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows of these calls, as LiteLLM writes them later."""
+        insert_rows(self.database_url, rows)
+        self.live |= {one["request_id"] for one in rows if one["request_id"].startswith("live")}
         self.billable |= {one["request_id"] for one in rows if one["request_id"].startswith("lost")}
 
     def query(self, statement: str, parameters: Sequence[Any] = (), *, url: str = "") -> list[tuple[Any, ...]]:
