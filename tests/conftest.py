@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from reconcile.lago import Lago as Client
 from reconcile.lago import Retry, http
@@ -22,6 +23,10 @@ from reconcile.sandbox.servers import lago_server
 TEMPLATE = "litellm_template"
 LAGO_KEY = "lago-test-key-3f9c"
 SOON_GIVEN_UP = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
+
+# A busy machine is no counter-example.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)
