@@ -7,6 +7,7 @@ already (`opentelemetry-instrument reconcile run`), they go to that one.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -93,6 +94,7 @@ def _provider(environ: Mapping[str, str]) -> Any:
     named = "OTEL_SERVICE_NAME" in environ or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(resource=Resource.create({} if named else {"service.name": "reconcile"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)  # not a line for each attempt
     return provider
 
 
