@@ -10,6 +10,8 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from shutil import which
+from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -113,3 +115,38 @@ def test_the_justfile_has_five_verbs_that_lead_somewhere() -> None:
 def test_shell_scripts_are_readable_by_a_shell() -> None:
     assert which("sh") is not None
     subprocess.run(["sh", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+def test_the_task_for_airflow_goes_by_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's own code, beside stand-ins for Airflow's names and a `reconcile` that exits as it is told."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "airflow.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = tmp_path / "reconcile"
+    program.write_text("#!/bin/sh\nexit $WANTED\n", encoding="utf-8")
+    program.chmod(0o755)
+    tasks: dict[str, Any] = {}
+    made: dict[str, ModuleType] = {name: ModuleType(name) for name in ("airflow", "airflow.sdk", "airflow.exceptions")}
+    names = ("AirflowException", "AirflowFailException", "AirflowSkipException")
+    made["airflow.exceptions"].__dict__.update({name: type(name, (Exception,), {}) for name in names})
+
+    def task(**options: Any) -> Any:
+        return lambda function: tasks.setdefault(function.__name__, function) and (lambda: None)
+
+    made["airflow.sdk"].__dict__.update(dag=lambda **options: lambda function: function, task=task)
+    made["pendulum"] = ModuleType("pendulum")
+    made["pendulum"].__dict__.update(datetime=lambda *_, **__: None, duration=lambda **_: None)
+    for name, module in made.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    code = block.replace("/opt/reconcile/bin/reconcile", str(program)).replace("/etc/reconcile", str(tmp_path))
+    assert str(program) in code
+    exec(compile(code, "docs/airflow.md", "exec"), {})
+
+    ended = {}
+    for exit_code in (0, 1, 2, 3, 4, 130):
+        monkeypatch.setenv("WANTED", str(exit_code))
+        try:
+            tasks["night"]()
+            ended[exit_code] = "success"
+        except Exception as error:
+            ended[exit_code] = type(error).__name__
+    skip, fail, retry = "AirflowSkipException", "AirflowFailException", "AirflowException"
+    assert ended == {0: "success", 1: skip, 2: fail, 3: retry, 4: skip, 130: retry}
