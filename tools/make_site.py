@@ -106,7 +106,7 @@ def menu(names: set[str]) -> str:
     """The tables of contents, one for each heading that has a page."""
     left, parts = names - {"index"}, []
     groups = {heading: [name for name in order if name in left] for heading, order in MENU.items()}
-    groups[CHINESE] = sorted(name for name in left if name.endswith("zh-cn"))
+    groups[CHINESE] = sorted(name for name in left if name.lower().endswith("zh-cn"))
     listed = {name for group in groups.values() for name in group}
     groups["More"] = sorted(left - listed)
     for heading, group in groups.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +133,7 @@ def work(
     from reconcile.unattended import oneshot
     from reconcile.unattended.heartbeat import Heartbeat
 
+    gc.freeze()  # what is imported stays
     if formats and output is None:
         raise UsageError("--format: report files need a folder; for example --output reports --format xlsx")
     if output is not None:
