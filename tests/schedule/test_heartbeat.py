@@ -50,6 +50,16 @@ class Monitor:
         return [parse_qs(urlsplit(ping).query) for ping in self.pings]
 
 
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """What a test leaves waiting would write into the next one's log."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "heartbeat":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
 @pytest.fixture
 def monitor() -> Iterator[Monitor]:
     monitor = Monitor()
@@ -118,7 +128,7 @@ def test_without_an_address_nobody_is_told() -> None:
     silent = Heartbeat(None)
     silent.begins()
     silent.ended(0)
-    assert threading.active_count() == len([one for one in threading.enumerate() if one.name != "heartbeat"])
+    assert [one for one in threading.enumerate() if one.name == "heartbeat"] == []
 
 
 def test_the_end_never_arrives_before_the_start(monitor: Monitor) -> None:
