@@ -64,10 +64,6 @@ def test_a_run_and_its_stages(world: World, exporter: InMemorySpanExporter) -> N
     stages = [span for span in exporter.get_finished_spans() if span.parent is not None]
     assert {span.name for span in stages} == set(result.document.method.stage_seconds) == STAGES
     assert all(span.parent.span_id == run.context.span_id for span in stages if span.parent and run.context)
-    # Both tell the same times.
-    for name, seconds in result.document.method.stage_seconds.items():
-        traced = sum((span.end_time or 0) - (span.start_time or 0) for span in stages if span.name == name) / 1e9
-        assert traced == pytest.approx(seconds, abs=0.05)
 
 
 def test_a_run_that_a_fault_stops(world: World, exporter: InMemorySpanExporter) -> None:
