@@ -49,7 +49,10 @@ class Spans:
         """The span of a stage, once for each part of the window that the stage works on."""
         if self._tracer is None:
             return nullcontext()
-        return self._tracer.start_as_current_span(name, record_exception=False)  # type: ignore[no-any-return]
+        # An error is told by the run's span, without its message.
+        return self._tracer.start_as_current_span(  # type: ignore[no-any-return]
+            name, record_exception=False, set_status_on_exception=False
+        )
 
     def ended(self, status: str, exit_code: int) -> None:
         """Notes on the run's span how it ended; called within it."""

@@ -77,6 +77,14 @@ def test_a_run_that_a_fault_stops(world: World, exporter: InMemorySpanExporter) 
     assert run.events == ()  # an exception's message may hold what must not leave the machine
 
 
+def test_no_message_of_an_error_leaves_the_machine(exporter: InMemorySpanExporter) -> None:
+    spans = job.spans()
+    with pytest.raises(ValueError, match="s3cr3t"), spans.run("run", "1"), spans.stage("list"):
+        raise ValueError("s3cr3t")
+    assert len(exporter.get_finished_spans()) == 2
+    assert "s3cr3t" not in "".join(span.to_json() for span in exporter.get_finished_spans())
+
+
 @pytest.mark.parametrize(
     "environ",
     [
