@@ -28,7 +28,7 @@ from reconcile.cli.options import (
     ToOption,
     settings_with,
 )
-from reconcile.errors import OutputFault, ReconcileError, UsageError
+from reconcile.errors import Defect, OutputFault, ReconcileError, UsageError
 
 if TYPE_CHECKING:
     from reconcile.domain.document import Document
@@ -150,6 +150,10 @@ def work(
         except ReconcileError as error:
             oneshot.refused(settings, order, error, stop)
             raise
+        except Exception as error:
+            defect = Defect.of(error)
+            oneshot.refused(settings, order, defect, stop)
+            raise defect from None
         oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:
         say("interrupted; running it again is safe and carries on")
