@@ -82,8 +82,6 @@ class BooksFault(ReconcileError):
 class Defect(ReconcileError):
     """Anything that was not raised on purpose. What was sent and recorded stands; running again is safe."""
 
-    kind = "defect"
-
     @classmethod
     def of(cls, error: Exception) -> Defect:
         """Names the type and the place. The message is left out: nobody knows what is in it."""
