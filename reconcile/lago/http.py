@@ -252,7 +252,8 @@ class Http:
         return Passing(what)
 
     def _judge(self, call: _Call, response: Response) -> Answer:
-        status, content = response.status, response.content
+        # Servers have been seen to echo a request's headers, and any text of an answer may be shown or kept.
+        status, content = response.status, response.content.replace(self._key.encode(), b"[LAGO_API_KEY]")
         if status == 429:
             raise RateLimited(_reset_seconds(response.headers))
         if 200 <= status < 300:
@@ -298,7 +299,7 @@ class Http:
         return PreflightError(message) if self._preflight else Passing(message)
 
     def _redacted(self, text: str) -> str:
-        """One line of words: servers have been seen to echo a request's headers on their error pages."""
+        """One line of words, without the key."""
         return shown(text.replace(self._key, "[LAGO_API_KEY]"))
 
 

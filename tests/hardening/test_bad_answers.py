@@ -106,7 +106,8 @@ def test_a_batch_that_was_stored_behind_an_answer_that_is_none(besiege: Besiege,
 
 def test_a_storm_of_429(siege: Siege) -> None:
     besieged(siege)
-    storm = itertools.cycle([{"X-RateLimit-Reset": "0.05"}, {"Retry-After": "-1", "X-RateLimit-Reset": "nan"}, None])
+    resets = itertools.chain(["nan", "-1"], itertools.cycle(["0.05", "0.01", None]))
+    storm = (None if reset is None else {"X-RateLimit-Reset": reset} for reset in resets)
 
     def trap(request: Request) -> Reply | None:
         headers = next(storm) if request.path.startswith("/events") else None

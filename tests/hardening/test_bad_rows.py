@@ -1,4 +1,4 @@
-"""Rows that nobody would write, and LiteLLM did: each is in a class, none takes another one along, the bytes are exact."""
+"""Rows that nobody would write: each is in a class, none takes another one along, and the bytes sent are exact."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import string
 from datetime import timedelta
 from decimal import Decimal
 from random import Random
+from typing import Any
 
 import pytest
 from acceptance.harness import Ran
@@ -37,7 +38,7 @@ ODD_CHARGE_IDS = [
     "t" * 1_000_000,
 ]
 ODD_REQUEST_IDS = ["None", "", "'\"\\{},NULL", PLANES, "a" * 1_900]
-ODD_NUMBERS = [
+ODD_NUMBERS: list[dict[str, Any]] = [
     {"spend": 5e-324},
     {"spend": -0.0},
     {"spend": 0.1 + 0.2},
@@ -45,7 +46,7 @@ ODD_NUMBERS = [
     {"model": "m" * 1_000_000},
     {"model": PLANES, "model_group": "\x1b]0;x\x07"},
 ]
-SENT_NEVER = {
+SENT_NEVER: dict[str, dict[str, Any]] = {
     "NaN": {"spend": float("nan")},
     "infinite": {"spend": float("inf")},
     "negative": {"spend": -1.0},
