@@ -129,7 +129,7 @@ def _counts(name: str, text: str | None) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    """Bytes that are no UTF-8 come from the environment as halves of surrogate pairs, which nothing can send or store."""
+    """The environment gives bytes that are no UTF-8 as halves of surrogate pairs, which nothing can send or store."""
     return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
 
 
