@@ -13,7 +13,7 @@ import typer
 from reconcile import __version__
 from reconcile.cli import jobs, sandbox, state, watch
 from reconcile.cli.console import guarded, print_line, say
-from reconcile.errors import OutputFault, ReconcileError
+from reconcile.errors import Defect, OutputFault, ReconcileError
 
 HELP = """Compares LiteLLM's spend logs with the usage events in Lago, sends what is missing exactly once, and reports
 every discrepancy.
@@ -89,4 +89,8 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         say("reconcile: interrupted; running it again is safe")
         return 130
+    except Exception as error:
+        defect = Defect.of(error)
+        say(f"reconcile: {defect}")
+        return defect.exit_code
     return 0

@@ -28,7 +28,7 @@ from reconcile.cli.options import (
     ToOption,
     settings_with,
 )
-from reconcile.errors import OutputFault, ReconcileError, UsageError
+from reconcile.errors import Defect, OutputFault, ReconcileError, UsageError
 
 if TYPE_CHECKING:
     from reconcile.domain.document import Document
@@ -158,6 +158,11 @@ def work(
             heartbeat.ended(error.exit_code)
             oneshot.refused(settings, order, error, stop)
             raise
+        except Exception as error:
+            defect = Defect.of(error)
+            heartbeat.ended(defect.exit_code)
+            oneshot.refused(settings, order, defect, stop)
+            raise defect from None
         heartbeat.ended(result.exit_code)
         oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:

@@ -31,7 +31,8 @@ class Lago(Catalog, Listing, Delivery):
 
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
     and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
-    connecting, and for every read and write on its own. `ca_file` names a file of further certificates to trust.
+    connecting, for the begin of an answer, and for the rest of it. `ca_file` names a file of further certificates to
+    trust.
     Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
