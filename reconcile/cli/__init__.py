@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from reconcile import __version__
-from reconcile.cli import jobs, sandbox, state, watch
+from reconcile.cli import explain, jobs, sandbox, state, watch
 from reconcile.cli.console import guarded, print_line, say
 from reconcile.errors import OutputFault, ReconcileError
 
@@ -54,6 +54,7 @@ for _name, _command, _example in (
     ("migrate", state.migrate, "migrate"),
     ("runs", state.runs, "runs --limit 5"),
     ("show", state.show, "show 2026-11-23T02-15-00Z-7f3a"),
+    ("explain", explain.explain, "explain chatcmpl-9f2c41d07b3a --json"),
     ("schedule", watch.schedule, "schedule --file cron.yaml --print"),
     ("test-alert", watch.test_alert, "test-alert"),
     ("demo", sandbox.demo, "demo --output /tmp/demo"),

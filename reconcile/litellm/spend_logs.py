@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reconcile import statements
 from reconcile.domain.frames import ROWS
@@ -24,6 +25,7 @@ from reconcile.domain.window import Window
 from reconcile.errors import PreflightError
 from reconcile.litellm.connection import Connection
 from reconcile.litellm.tables import (
+    CHARGE_IDS,
     DAILY_COLUMNS,
     DAILY_TABLES,
     DETAILS,
@@ -143,6 +145,17 @@ class SpendLogs:
     def read(self, starts: Window, usage: Window) -> pa.Table:
         """As `rows`, in the compact form that `tables.rows_frame` takes."""
         return self._read(starts.start, starts.end, usage.start, usage.end)
+
+    def of_request(self, request_id: str) -> tuple[pd.DataFrame, list[dict[str, str]], int]:
+        """The rows of a request ID as ROWS; for each, what every charge-by would charge; and how many rows of it have
+        a time that cannot be."""
+        parts = list(
+            self._of_each_table("spend_logs_of_request", charge_column=self.charge_column, request_id=request_id)
+        )
+        found = pa.concat_tables(parts)
+        placed = found.filter(pc.and_(found["start_time"].is_valid(), found["end_time"].is_valid()))
+        names = [{name: row[name] for name in CHARGE_IDS} for row in placed.select(CHARGE_IDS).to_pylist()]
+        return rows_frame(compact(placed, ROWS)), names, found.num_rows - placed.num_rows
 
     def hours(self, starts: Window) -> pd.Series:
         """Rows per hour of their start: int64, indexed by datetime64[ms, UTC]. Hours without rows are left out."""
