@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import numpy as np
@@ -164,6 +164,22 @@ class SpendLogs:
         hours = pd.to_datetime(found["hour"], utc=True).dt.as_unit("ms")
         counts: pd.Series = found["rows"].astype(np.int64).groupby(hours).sum()
         return counts
+
+    def charge_ids(self, usage: Window, split: datetime) -> list[dict[str, Any]]:
+        """Who has usage in the range ('' for nobody): charge_id, rows, spend (text, USD), earlier_rows and
+        earlier_spend (of what lies before `split`), first_usage, last_usage (aware). Reads every row of the range."""
+        parts = self._of_each_table(
+            "spend_logs_charge_ids",
+            charge_column=self.charge_column,
+            start_from=usage.start,
+            start_to=usage.end,
+            split=split,
+        )
+        return [
+            row | {name: row[name].replace(tzinfo=UTC) for name in ("first_usage", "last_usage")}
+            for part in parts
+            for row in part.to_pylist()
+        ]
 
     def unplaced(self, starts: Window) -> Unplaced:
         """The rows that no window will ever hold: of those begun within `starts`, the ones whose usage time is more
