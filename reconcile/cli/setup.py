@@ -51,4 +51,5 @@ def setup(
         for line in rendering.text(found):
             print_line(line)
         return
-    say("nothing is missing" if found.is_complete else "written; nothing was changed in Lago")
+    if found.is_complete:
+        say("nothing is missing")

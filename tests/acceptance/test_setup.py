@@ -122,7 +122,7 @@ def test_from_an_empty_lago_to_a_night_that_agrees(world: World, curl: str) -> N
     assert world.query("SELECT to_regnamespace('reconcile')") == [(None,)]
 
     written = world.run("setup", "--curl", **settings)
-    assert written.code == 0, written.err
+    assert (written.code, written.err) == (0, "")
     assert world.lago.key not in written.out
     made = run_script(world, written.out, curl)
     assert made.returncode == 0, made.stderr
