@@ -245,3 +245,24 @@ def test_an_id_that_nobody_knows(world: World) -> None:
     # What is wrong with the settings is said as everywhere.
     ran = world.run("explain", "chatcmpl-none", LAGO_API_BASE="http://127.0.0.1:1")
     assert (ran.code, ran.out) == (3, "")
+
+
+def test_customers_as_charge_ids(world: World) -> None:
+    """The subscription of that time is told, and the event goes to it."""
+    settings = {"RECONCILE_ID_KIND": "external_customer_id"}
+    organization = world.lago.organization
+    organization.add_subscription(
+        "sub-old", external_customer_id="acme", started_at=DAY - timedelta(days=90), terminated_at=DAY
+    )
+    organization.add_subscription("sub-new", external_customer_id="acme", started_at=DAY + timedelta(hours=1))
+    for name in ("one", "two"):
+        organization.add_subscription(name, external_customer_id="both", started_at=DAY - timedelta(days=90))
+    world.add_rows([row("r-acme", NOON, team_id="acme"), row("r-both", NOON, team_id="both")])
+    acme, both = (story(world, name, **settings) for name in ("r-acme", "r-both"))
+    assert [(one["external_id"], one["covers"]) for one in acme["subscriptions"]] == [
+        ("sub-old", False),
+        ("sub-new", True),
+    ]
+    assert acme["event"]["external_subscription_id"] == "sub-new"
+    assert (both["class"], both["reason"], both["event"]) == ("held", "several_subscriptions", None)
+    assert both["nobody"] == "several_subscriptions"
