@@ -25,13 +25,9 @@ from reconcile.domain.instants import moment
 from reconcile.domain.money import decimal_of, plain
 from reconcile.domain.story import (
     EVENTS_LISTED,
-    Delivered,
     Explained,
-    HeldBack,
-    JournalLine,
     LoggedRow,
     NearEvent,
-    RunOver,
     Story,
     Subscribed,
 )
@@ -49,9 +45,9 @@ from reconcile.run.order import Order, Silent, Timing
 from reconcile.run.preflight import Sides, connected
 from reconcile.run.read import Read
 from reconcile.run.shared import Run, begin
+from reconcile.run.written_down import Known, amount, deleted, runs_over
 from reconcile.settings import Settings
 
-_RUNS_TOLD = 3
 # Rows that no event is ever sent for.
 _NEVER_SENT = (RowClass.EXCLUDED, RowClass.UNATTRIBUTED, RowClass.REJECTED)
 _UNEXPLAINED = (Reason.NO_ROW, Reason.LATE_EVENT)
@@ -64,12 +60,9 @@ def explain(settings: Settings, request_id: str, *, stop: threading.Event | None
     """
     with connected(settings, stop or threading.Event(), locks=False) as sides:
         rows, charge_ids, unplaced = sides.spend_logs.of_request(request_id)
-        known = _Known(
-            _deliveries(sides.ledger.deliveries_of(sides.stream, request_id)),
-            {int(one["start_ms"]): one for one in sides.ledger.held_of(sides.stream, request_id)},
-        )
+        known = Known.of(sides, request_id)
         starts = {int(start): place for place, start in enumerate(rows["start_ms"].tolist())}
-        gone = sorted({*known.deliveries, *known.held} - {*starts})
+        gone = sorted(known.starts - {*starts})
         if not starts and not gone and not unplaced:
             raise UsageError(
                 f"REQUEST_ID: {settings.database.display} has no row with the request_id {request_id!r}, and none was "
@@ -85,22 +78,10 @@ def explain(settings: Settings, request_id: str, *, stop: threading.Event | None
             event_code=settings.event_code,
             charge_by=settings.charge_by,
             time_zone=settings.time_zone.key,
-            stories=(*stories, *(_deleted(sides, request_id, start_ms, known) for start_ms in gone)),
+            stories=(*stories, *(deleted(sides, request_id, start_ms, known) for start_ms in gone)),
             unplaced=unplaced,
             lago_requests=sides.lago.requests,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the ledger knows of a request ID, by the start of its rows in ms."""
-
-    deliveries: Mapping[int, tuple[Delivered, ...]]
-    held: Mapping[int, Mapping[str, Any]]
-
-    def held_back(self, start_ms: int) -> HeldBack | None:
-        found = self.held.get(start_ms)
-        return None if found is None else HeldBack(found["run_id"], found["reason"], found["since"].astimezone(UTC))
 
 
 @dataclass
@@ -157,7 +138,7 @@ class _Teller:
         self._asked = settings
         self._settings = settings.model_copy(update={"max_call": max(settings.max_call, lasted)})
 
-    def story(self, known: _Known) -> Story:
+    def story(self, known: Known) -> Story:
         near = self._settings.model_copy(
             update={"doubt_before": self._settings.match_before, "doubt_after": self._settings.match_after}
         )
@@ -191,7 +172,7 @@ class _Teller:
             deliveries=deliveries,
             held=known.held_back(self._start_ms),
             subscriptions=subscriptions,
-            runs=_runs(self._sides, self._usage_ms),
+            runs=runs_over(self._sides, self._usage_ms),
         )
 
     def _seen(self, settings: Settings) -> tuple[Run, _Witness]:
@@ -331,16 +312,12 @@ def _logged(row: pd.DataFrame, charge_ids: Mapping[str, str]) -> LoggedRow:
         provider=str(one["provider"]),
         status=str(one["status"]),
         cache_hit=str(one["cache_hit"]),
-        spend=_amount(one["spend"]),
+        spend=amount(one["spend"]),
         prompt_tokens=int(one["prompt_tokens"]),
         completion_tokens=int(one["completion_tokens"]),
         total_tokens=int(one["total_tokens"]),
         charge_ids=dict(charge_ids),
     )
-
-
-def _amount(spend: float) -> str:
-    return plain(decimal_of(spend)) if math.isfinite(spend) else str(spend)
 
 
 def _event(run: Run, verdict: pd.DataFrame) -> Mapping[str, Any] | None:
@@ -370,75 +347,6 @@ def _subscribed(directory: Directory, one: Subscription, *, covers: bool) -> Sub
 
 def _instant(ms: int | None) -> datetime | None:
     return None if ms is None else moment(ms)
-
-
-def _runs(sides: Sides, usage_ms: int) -> tuple[RunOver, ...]:
-    return tuple(
-        RunOver(
-            run_id=one["run_id"],
-            command=one["command"],
-            dry_run=one["dry_run"],
-            status=one["status"],
-            exit_code=one["exit_code"],
-            started_at=one["started_at"].astimezone(UTC),
-            finished_at=None if one["finished_at"] is None else one["finished_at"].astimezone(UTC),
-        )
-        for one in sides.ledger.runs_over(sides.stream, moment(usage_ms), _RUNS_TOLD)
-    )
-
-
-def _deliveries(lines: Iterable[Mapping[str, Any]]) -> dict[int, tuple[Delivered, ...]]:
-    """The ledger's entries by the row's start, each with its lines of the journal."""
-    entries: dict[tuple[int, str, str], list[Mapping[str, Any]]] = {}
-    for line in lines:
-        entries.setdefault((line["start_ms"], line["run_id"], line["transaction_id"]), []).append(line)
-    found: dict[int, tuple[Delivered, ...]] = {}
-    for (start_ms, run_id, name), told in entries.items():
-        first = told[0]
-        delivered = Delivered(
-            run_id=run_id,
-            batch=first["batch"],
-            charge_by=first["charge_by"],
-            charge_id=first["charge_id"],
-            subscription_id=first["subscription_id"],
-            transaction_id=name,
-            spend=_amount(first["spend"]),
-            sent_at=first["sent_at"].astimezone(UTC),
-            journal=tuple(
-                JournalLine(line["at"].astimezone(UTC), line["what"], line["http_status"], line["reason"])
-                for line in told
-                if line["what"] is not None
-            ),
-        )
-        found[start_ms] = (*found.get(start_ms, ()), delivered)
-    return found
-
-
-def _deleted(sides: Sides, request_id: str, start_ms: int, known: _Known) -> Story:
-    """The story of a row that LiteLLM has deleted, as far as the ledger knows it."""
-    held, deliveries = known.held.get(start_ms), known.deliveries.get(start_ms, ())
-    copy = {} if held is None else held["row"]
-    return Story(
-        request_id=request_id,
-        row=None,
-        charge_id=str(copy.get("charge_id", "")) or next((one.charge_id for one in deliveries), ""),
-        row_class=RowClass.HELD.value if held is not None else None,
-        reason=None if held is None else str(held["reason"]),
-        ambiguous=False,
-        is_long=False,
-        event=None,
-        event_id=None,
-        nobody=None,
-        young_until=None,
-        looked_from=None,
-        looked_to=None,
-        events=(),
-        events_total=0,
-        deliveries=deliveries,
-        held=known.held_back(start_ms),
-        subscriptions=(),
-        runs=_runs(sides, int(held["usage_ms"])) if held is not None else (),
-    )
 
 
 __all__ = ["explain"]
