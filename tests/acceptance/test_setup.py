@@ -311,3 +311,13 @@ def test_wrong_usage_and_settings(world: World) -> None:
 def test_an_id_for_spreadsheets(world: World) -> None:
     world.add_rows([row("r-1", datetime.now(UTC), team_id="=1+1")])
     assert {one["external_id"] for one in table(world) if one["external_id"]} == {"'=1+1"}
+
+
+def test_nothing_but_the_answer_in_a_pipe(world: World) -> None:
+    """As processes, since what a terminal would show beside it depends on that."""
+    world.subscribe("team-b")
+    world.add_rows([row("r-1", datetime.now(UTC))])
+    for arguments in (("setup", "--curl"), ("setup", "--csv"), ("setup",), ("explain", "r-1", "--json")):
+        ran = world.ended(world.start(*arguments))
+        assert (ran.code, ran.err) == (0, ""), arguments
+        assert ran.out
