@@ -22,7 +22,7 @@ from reconcile.ledger.tables import journal
 
 _CLAIMED_TEXT = ("request_id", "charge_id", "subscription_id", "transaction_id")
 _CLAIMED_NUMBERS = ("start_ms", "usage_ms", "spend", "batch")
-_DELIVERED = ("request_id", "charge_id", "transaction_id", "start_ms", "taken", "sent_at")
+_DELIVERED = ("request_id", "charge_id", "transaction_id", "start_ms", "taken", "left_by")
 
 
 def _as_json(values: Sequence[str]) -> str:
@@ -50,7 +50,8 @@ class Deliveries(LedgerDatabase):
     def delivered(self, stream: Stream, usage_from_ms: int, usage_to_ms: int) -> pd.DataFrame:
         """What was handed to Lago for rows with a usage time in the half-open range, for any charge ID.
 
-        Columns: request_id, charge_id, transaction_id (str), start_ms (int64), taken (bool), sent_at.
+        Columns: request_id, charge_id, transaction_id (str), start_ms (int64), taken (bool), left_by (when the event
+        had left at the latest).
         """
         with self._begin() as connection:
             found = connection.execute(
@@ -80,7 +81,7 @@ class Deliveries(LedgerDatabase):
         """Writes down, before they are sent, which rows go out; says of each whether it may.
 
         A request that was handed to Lago for another charge ID stays with it, unless nothing is known of an answer and
-        it was sent before `settled_before`. `ours` sends it all the same, as an operator may decide.
+        it had left before `settled_before`. `ours` sends it all the same, as an operator may decide.
         `rows`: request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch.
         """
         granted = np.ones(len(rows), bool)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 
+from reconcile import statements
 from reconcile.domain.window import Window
 from reconcile.ledger.database import LedgerDatabase, Stream, of_stream
 from reconcile.ledger.tables import runs
@@ -55,6 +56,12 @@ class Runs(LedgerDatabase):
                 .where(runs.c.run_id == run_id)
                 .values(status=status, exit_code=exit_code, document=document, finished_at=finished_at)
             )
+
+    def note_killed(self, stream: Stream) -> None:
+        """Takes down, once, which sending runs of the stream ended without a word. Its lock must be held: none of them
+        is alive, and what they sent has left by now."""
+        with self._begin() as connection:
+            connection.execute(text(statements.text("note_killed")), {**stream.key(), "at": datetime.now(UTC)})
 
     def runs(self, limit: int) -> list[dict[str, Any]]:
         """The latest runs, newest first, without their documents."""

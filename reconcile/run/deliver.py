@@ -138,7 +138,12 @@ class _Answers:
 
     def leaves(self, names: list[str], number: int) -> None:
         """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for
-        that."""
+        that.
+
+        Raises `DatabaseFault` where the lock is gone: another run may be at work on the same rows by now.
+        """
+        if self._run.lock is not None:
+            self._run.lock.confirm()
         self.batches = max(self.batches, number)
         moved = [name for name in names if self._batch_of[name] != self._before + number]
         if moved:

@@ -162,6 +162,26 @@ def test_no_answer_in_time() -> None:
         assert caught.value.timed_out
 
 
+@pytest.mark.parametrize("dripping", [OK, OK[:20]], ids=["all of it", "its head"])
+def test_an_answer_in_drops_ends_in_time_as_well(dripping: bytes) -> None:
+    """No pause is as long as the timeout, all of them together are."""
+    done = threading.Event()
+
+    def drip(connection: socket.socket, head: bytes) -> bool:
+        for place in range(len(dripping)):
+            connection.sendall(dripping[place : place + 1])
+            if done.wait(0.05):
+                break
+        return False
+
+    with serving(drip) as (url, _):
+        wire = Wire(url, timeout=0.4)
+        with pytest.raises(NoAnswer, match=r"none within 0\.4 s") as none:
+            wire.exchange("GET", "/", {}, None)
+        done.set()
+    assert none.value.timed_out
+
+
 def test_no_connection_is_nothing_sent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
