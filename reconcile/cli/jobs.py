@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +23,8 @@ from reconcile.cli.options import (
     FromOption,
     JsonOption,
     LanguageOption,
+    LastOption,
+    MonthOption,
     OutputOption,
     SkipUnchangedOption,
     ToOption,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from reconcile.settings import Settings
 
 log = structlog.get_logger()
+
+_RANGES = "--from 2026-11-01 --to 2026-11-30, --month 2026-11 or --last 7d"
 
 
 def run(
@@ -61,8 +65,10 @@ def run(
 
 
 def backfill(
-    from_text: FromOption,
-    to_text: ToOption,
+    from_text: FromOption = None,
+    to_text: ToOption = None,
+    last: LastOption = None,
+    month: MonthOption = None,
     dry_run: DryRunOption = False,
     skip_unchanged: SkipUnchangedOption = False,
     as_json: JsonOption = False,
@@ -72,18 +78,23 @@ def backfill(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
 ) -> None:
-    """The same for a chosen range. Dates are days in RECONCILE_TIMEZONE, both ends included."""
+    """The same for a chosen range: --from and --to, --month, or --last.
+
+    Dates are days in RECONCILE_TIMEZONE, both ends included.
+    """
     from reconcile.run.job import Order
 
     settings = settings_with(charge_by, event_code, language)
-    window, asked_to = _range(from_text, to_text, settings)
+    window, asked_to = _range(from_text, to_text, last, month, settings)
     order = Order("backfill", window, dry_run, skip_unchanged=skip_unchanged, asked_to=asked_to)
     work(settings, order, as_json=as_json, output=output, formats=formats)
 
 
 def report(
-    from_text: FromOption,
-    to_text: ToOption,
+    from_text: FromOption = None,
+    to_text: ToOption = None,
+    last: LastOption = None,
+    month: MonthOption = None,
     as_json: JsonOption = False,
     output: OutputOption = None,
     formats: FormatOption = None,
@@ -93,27 +104,51 @@ def report(
 ) -> None:
     """Read both sides and report.
 
-    Changes nothing in Lago or in LiteLLM.
+    Of the range of --from and --to, --month, or --last. Changes nothing in Lago or in LiteLLM.
     """
     from reconcile.run.job import Order
 
     settings = settings_with(charge_by, event_code, language)
-    window, asked_to = _range(from_text, to_text, settings)
+    window, asked_to = _range(from_text, to_text, last, month, settings)
     work(settings, Order("report", window, asked_to=asked_to), as_json=as_json, output=output, formats=formats)
 
 
-def _range(from_text: str, to_text: str, settings: Settings) -> tuple[Window, datetime | None]:
-    """The window of `--from` and `--to`, and the end that was asked for where it is cut."""
+def _range(
+    from_text: str | None, to_text: str | None, last: str | None, month: str | None, settings: Settings
+) -> tuple[Window, datetime | None]:
+    """The window that the options mean, and the end that was asked for where it is cut."""
     from reconcile.domain.dates import instant
-    from reconcile.domain.window import cut, parse_range
+    from reconcile.domain.window import cut, lookback_window, month_window, parse_range
 
-    window, asked_to = cut(parse_range(from_text, to_text, settings.time_zone), datetime.now(UTC), settings.lag)
+    given = [name for name, text in (("--last", last), ("--month", month), ("--from", from_text)) if text is not None]
+    if len(given) > 1 or (to_text is not None and given and given != ["--from"]):
+        raise UsageError(f"{given[0]}: says the whole range by itself; leave out {(given[1:] or ['--to'])[0]}")
+    now = datetime.now(UTC)
+    if last is not None:
+        return lookback_window(now, settings.lag, _length(last)), None
+    if month is not None:
+        asked, told = month_window(month, settings.time_zone), f"--month {month}"
+    elif from_text is None or to_text is None:
+        lacking = "--from" if from_text is None else "--to"
+        raise UsageError(f"{lacking}: is missing; name a range, for example {_RANGES}")
+    else:
+        asked, told = parse_range(from_text, to_text, settings.time_zone), f"--to {to_text}"
+    window, asked_to = cut(asked, now, settings.lag)
     if asked_to is not None:
         say(
-            f"--to {to_text} ends at {instant(asked_to)}; the range is cut to {instant(window.end)}, since younger "
-            "usage may still be on its way (RECONCILE_LAG)"
+            f"{told} ends at {instant(asked_to)}; the range is cut to {instant(window.end)}, since younger usage may "
+            "still be on its way (RECONCILE_LAG)"
         )
     return window, asked_to
+
+
+def _length(text: str) -> timedelta:
+    from reconcile.settings import values
+
+    try:
+        return values.duration("1m", "3660d")(text)
+    except ValueError as error:
+        raise UsageError(f"--last: {error}; for example --last 7d") from None
 
 
 def work(

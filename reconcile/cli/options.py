@@ -42,7 +42,7 @@ class Language(StrEnum):
 
 
 FromOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--from",
         metavar="D",
@@ -50,8 +50,17 @@ FromOption = Annotated[
     ),
 ]
 ToOption = Annotated[
-    str,
+    str | None,
     typer.Option("--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."),
+]
+LastOption = Annotated[
+    str | None,
+    typer.Option(
+        "--last", metavar="TIME", help="Instead of --from and --to: so much up to RECONCILE_LAG ago (7d, 36h)."
+    ),
+]
+MonthOption = Annotated[
+    str | None, typer.Option("--month", metavar="MONTH", help="Instead of --from and --to: a whole month (2026-10).")
 ]
 SkipUnchangedOption = Annotated[
     bool,

@@ -41,7 +41,7 @@ class Check:
         return {"name": self.name, "ok": self.ok, "text": self.text}
 
 
-class _Forgetful:
+class Forgetful:
     """No memory: a check asks afresh, and keeps nothing."""
 
     def load(self, keys: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _metric(settings: Settings, lago: Lago, found: _Found) -> str:
 def _subscriptions(settings: Settings, lago: Lago, found: _Found) -> str:
     directory = Directory(
         lago.preflight,
-        _Forgetful(),
+        Forgetful(),
         code=settings.event_code,
         by_customer=settings.id_kind == "external_customer_id",
         now_ms=milliseconds(datetime.now(UTC)),
@@ -140,7 +140,8 @@ def _subscriptions(settings: Settings, lago: Lago, found: _Found) -> str:
     active, others, plans = directory.survey()
     if not active and not others:
         raise PreflightError(
-            "Lago has no subscription: every row would be held; create subscriptions whose external ID is the charge ID"
+            "Lago has no subscription: every row would be held; create subscriptions whose external ID is the charge "
+            "ID (`reconcile setup` writes the calls)"
         )
     assert found.metric is not None
     told = [f"{active + others} in Lago, {active} of them active"]

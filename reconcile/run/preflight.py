@@ -140,7 +140,7 @@ def find_metric(lago: Lago, settings: Settings) -> Metric:
     if metric is None:
         raise PreflightError(
             f"LAGO_API_EVENT_CODE: Lago has no billable metric with the code {code!r}; create it in Lago "
-            "(a sum over response_cost, say) or name the code of one that it has"
+            "(`reconcile setup` writes the calls) or name the code of one that it has"
         )
     refused = refusal(metric, settings.properties)
     if refused is not None:
