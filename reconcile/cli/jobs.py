@@ -15,6 +15,7 @@ from reconcile import logs
 from reconcile.cli.console import print_json, printing, progress_bar, say, stopping
 from reconcile.cli.options import (
     ChargeByOption,
+    DaskOption,
     DryRunOption,
     EventCodeOption,
     Format,
@@ -46,6 +47,7 @@ def run(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
 ) -> None:
     """The nightly job: the last hours.
 
@@ -54,7 +56,7 @@ def run(
     from reconcile.domain.window import lookback_window
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask)
     window = lookback_window(datetime.now(UTC), settings.lag, settings.lookback)
     work(settings, Order("run", window, dry_run), as_json=as_json, output=output, formats=formats)
 
@@ -70,11 +72,12 @@ def backfill(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
 ) -> None:
     """The same for a chosen range. Dates are days in RECONCILE_TIMEZONE, both ends included."""
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask)
     window, asked_to = _range(from_text, to_text, settings)
     order = Order("backfill", window, dry_run, skip_unchanged=skip_unchanged, asked_to=asked_to)
     work(settings, order, as_json=as_json, output=output, formats=formats)
@@ -89,6 +92,7 @@ def report(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
 ) -> None:
     """Read both sides and report.
 
@@ -96,7 +100,7 @@ def report(
     """
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask)
     window, asked_to = _range(from_text, to_text, settings)
     work(settings, Order("report", window, asked_to=asked_to), as_json=as_json, output=output, formats=formats)
 

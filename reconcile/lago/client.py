@@ -11,6 +11,7 @@ from typing import Self
 from reconcile.lago.catalog import Catalog
 from reconcile.lago.clock import ClockOffset
 from reconcile.lago.delivery import Delivery
+from reconcile.lago.events import Decode, decode_page
 from reconcile.lago.gate import Gate, InFlight
 from reconcile.lago.http import Http
 from reconcile.lago.listing import PAGE_SIZE, Listing
@@ -32,6 +33,7 @@ class Lago(Catalog, Listing, Delivery):
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
     and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
     connecting, and for every read and write on its own. `ca_file` names a file of further certificates to trust.
+    `decode` decodes a page of events: here, or wherever it sends it.
     Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
@@ -48,8 +50,10 @@ class Lago(Catalog, Listing, Delivery):
         stop: threading.Event | None = None,
         page_size: int = PAGE_SIZE,
         ca_file: str | None = None,
+        decode: Decode = decode_page,
     ) -> None:
         self.page_size = page_size
+        self.decode = decode
         self.state = ListingState()
         self.lists = Gate(concurrency)
         self.batches = Gate(concurrency)

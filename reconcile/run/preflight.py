@@ -15,6 +15,7 @@ from reconcile.lago.pricing import refusal
 from reconcile.ledger import Ledger, Stream
 from reconcile.litellm.spend_logs import SpendLogs
 from reconcile.run.clocks import APART, too_far_apart
+from reconcile.run.workers import Workers, open_workers
 from reconcile.settings import Settings
 
 # How long a run goes by what an earlier one learned of Lago's patience: a Lago may be given more of it.
@@ -23,7 +24,8 @@ _WIDEST_KEPT = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides and the ledger. `litellm` names the database that the rows come from, without a password."""
+    """Both sides and the ledger. `litellm` names the database that the rows come from, without a password; `workers`
+    is how many decode Lago's pages."""
 
     spend_logs: SpendLogs
     lago: Lago
@@ -33,9 +35,10 @@ class Sides:
     stream: Stream
     clickhouse: bool
     litellm: str
+    workers: int = 1
 
 
-def open_lago(settings: Settings, stop: threading.Event) -> Lago:
+def open_lago(settings: Settings, stop: threading.Event, workers: Workers | None = None) -> Lago:
     return Lago(
         settings.lago_api_base,
         settings.lago_api_key.get_secret_value(),
@@ -43,6 +46,7 @@ def open_lago(settings: Settings, stop: threading.Event) -> Lago:
         timeout=settings.timeout.total_seconds(),
         stop=stop,
         page_size=settings.page_size,
+        decode=(workers or Workers()).decode,
     )
 
 
@@ -72,7 +76,8 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             base = settings.lago_api_base
             own = Stream(base, base, settings.event_code, settings.charge_by)
             stack.enter_context(ledger.lock(own, key=settings.lago_api_key.get_secret_value()))
-        lago = stack.enter_context(open_lago(settings, stop))
+        workers = stack.enter_context(open_workers(settings, stop))
+        lago = stack.enter_context(open_lago(settings, stop, workers))
         organization = lago.preflight.organization()
         check_lago_clock(lago)
         metric = find_metric(lago, settings)
@@ -92,6 +97,7 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             stream=stream,
             clickhouse=events_store(settings, organization) == "clickhouse",
             litellm=f"{settings.database.display}/{settings.database.schema}",
+            workers=workers.count,
         )
 
 

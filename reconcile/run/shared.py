@@ -44,6 +44,7 @@ class Run:
             "store": "clickhouse" if self.sides.clickhouse else "postgres",
             "requests": lago.requests,
             "retries": lago.retries,
+            "workers": self.sides.workers,
             "in_flight": {"list": lago.in_flight.lists.mean, "deliver": lago.in_flight.batches.mean},
         }
 
