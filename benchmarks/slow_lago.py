@@ -31,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -304,6 +305,8 @@ def measure(server: Server, rows: int, workers: int) -> float:
         f"  lists in flight {mean_in_flight(lists):.2f} on average, {mean_in_flight(busy_lists):.2f} beside live posts"
     )
     print(f"  stages {document['method']['stage_seconds']}")
+    others = Counter(" ".join(one.what) for one in served if one.what != LISTS)
+    print(f"  other requests: {', '.join(f'{count} × {what}' for what, count in sorted(others.items()))}")
     print(
         f"  live posts' p50 {idle.p50 * 1000:.0f} ms idle, {beside.p50 * 1000:.0f} ms beside the job "
         f"({busy_seconds:.1f} s): {beside.p50 / idle.p50:.1f}"

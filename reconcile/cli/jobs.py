@@ -26,6 +26,7 @@ from reconcile.cli.options import (
     OutputOption,
     SkipUnchangedOption,
     ToOption,
+    VerboseOption,
     settings_with,
 )
 from reconcile.errors import OutputFault, ReconcileError, UsageError
@@ -48,6 +49,7 @@ def run(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
     dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """The nightly job: the last hours.
 
@@ -56,7 +58,7 @@ def run(
     from reconcile.domain.window import lookback_window
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language, dask)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window = lookback_window(datetime.now(UTC), settings.lag, settings.lookback)
     work(settings, Order("run", window, dry_run), as_json=as_json, output=output, formats=formats)
 
@@ -73,11 +75,12 @@ def backfill(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
     dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """The same for a chosen range. Dates are days in RECONCILE_TIMEZONE, both ends included."""
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language, dask)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window, asked_to = _range(from_text, to_text, settings)
     order = Order("backfill", window, dry_run, skip_unchanged=skip_unchanged, asked_to=asked_to)
     work(settings, order, as_json=as_json, output=output, formats=formats)
@@ -93,6 +96,7 @@ def report(
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
     dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Read both sides and report.
 
@@ -100,7 +104,7 @@ def report(
     """
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language, dask)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window, asked_to = _range(from_text, to_text, settings)
     work(settings, Order("report", window, asked_to=asked_to), as_json=as_json, output=output, formats=formats)
 
@@ -152,12 +156,21 @@ def work(
         except ReconcileError as error:
             oneshot.refused(settings, order, error, stop)
             raise
+        _tell_pace(result.document)
         oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:
         say("interrupted; running it again is safe and carries on")
     else:
         _put_out(result.document, settings.language, as_json=as_json, output=output, formats=wanted)
     raise typer.Exit(result.exit_code)
+
+
+def _tell_pace(document: Document) -> None:
+    """What the run settled on between Lago's answers and its other traffic."""
+    method = document.method
+    for kind, limit in method.in_flight_limit.items():
+        mean = round(method.in_flight.get(kind, 0.0), 2)
+        log.debug("requests to Lago in flight, settled", kind=kind, limit=limit, mean=mean)
 
 
 def _planned(document: Document, output: Path | None, formats: list[str]) -> list[Path]:

@@ -72,6 +72,9 @@ EventCodeOption = Annotated[
 DaskOption = Annotated[
     str | None, typer.Option("--dask", metavar="ADDRESS", help="Decode on a Dask cluster. Instead of RECONCILE_DASK.")
 ]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what goes on, also how many requests Lago is given at a time.")
+]
 LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead of RECONCILE_LANG.")]
 
 
@@ -80,6 +83,7 @@ def settings_with(
     event_code: str | None = None,
     language: Language | None = None,
     dask: str | None = None,
+    verbose: bool = False,
 ) -> Settings:
     """The settings, with what the command line says instead."""
     from reconcile.settings import load
@@ -89,4 +93,5 @@ def settings_with(
         event_code=event_code,
         language=None if language is None else language.value,
         dask=dask,
+        log_level="debug" if verbose else None,
     )

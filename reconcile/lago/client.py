@@ -55,8 +55,8 @@ class Lago(Catalog, Listing, Delivery):
         self.page_size = page_size
         self.decode = decode
         self.state = ListingState()
-        self.lists = Gate(concurrency)
-        self.batches = Gate(concurrency)
+        self.lists = Gate(concurrency, "list")
+        self.batches = Gate(concurrency, "deliver")
         self.http = Http(
             base_url,
             api_key,

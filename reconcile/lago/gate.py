@@ -6,8 +6,12 @@ import threading
 from dataclasses import dataclass
 from time import monotonic
 
+import structlog
+
 from reconcile.errors import Interrupted
 from reconcile.lago.pace import Pace, Seen
+
+log = structlog.get_logger()
 
 _LOOK = 0.5  # seconds between two looks at `stop`
 
@@ -22,9 +26,10 @@ class InFlight:
 
 
 class Gate:
-    """Shared by all threads that send requests of one kind."""
+    """Shared by all threads that send requests of one kind, such as "list"."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, kind: str = "") -> None:
+        self._kind = kind
         self._pace = Pace(most)
         self._changed = threading.Condition()
         self._in_flight = 0
@@ -56,9 +61,12 @@ class Gate:
     def leave(self, entered: tuple[float, int], items: float, status: int | None) -> None:
         """The request is over; see `Seen` for `items` and `status`."""
         with self._changed:
-            now = self._count(-1)
+            now, before = self._count(-1), self._pace.limit
             self._pace.saw(Seen(entered[0], now, entered[1], items, status))
+            limit = self._pace.limit
             self._changed.notify_all()
+        if limit != before:
+            log.debug("requests to Lago in flight", kind=self._kind, limit=limit, before=before)
 
     def _count(self, change: int) -> float:
         now = monotonic()

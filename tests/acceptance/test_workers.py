@@ -230,6 +230,29 @@ def test_one_gate_holds_the_requests_of_all_workers(world: World) -> None:
     assert most == 1
 
 
+def test_what_the_run_settled_on_is_told(world: World) -> None:
+    """Lago answers the more a second the more it is asked at a time, up to three."""
+    turns = threading.Semaphore(3)
+
+    def before_list() -> None:
+        with turns:
+            time.sleep(0.03)
+
+    world.lago.faults.before_list = before_list
+    plain = report(world, RECONCILE_CONCURRENCY="4", RECONCILE_PAGE_SIZE="2")
+    assert "in flight" not in plain.err
+    ran = report(world, "--verbose", RECONCILE_CONCURRENCY="4", RECONCILE_PAGE_SIZE="2")
+    method = ran.document["method"]
+    assert set(method["in_flight_limit"]) == {"list", "deliver"}
+    assert method["in_flight_limit"]["deliver"] == 1
+    assert 1 < method["in_flight"]["list"] <= 4
+    lines = [json.loads(line) for line in ran.err.splitlines() if line.startswith("{")]
+    changes = [line for line in lines if line["event"] == "requests to Lago in flight"]
+    assert (changes[0]["kind"], changes[0]["before"], changes[0]["limit"]) == ("list", 1, 2)
+    settled = {line["kind"]: line for line in lines if line["event"] == "requests to Lago in flight, settled"}
+    assert settled["list"]["limit"] == method["in_flight_limit"]["list"] == changes[-1]["limit"]
+
+
 def test_a_run_by_itself_loads_none_of_it() -> None:
     code = (
         "import sys, reconcile.run.job; "
