@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from reconcile.sandbox.lago import LagoStandIn, Organization
 from reconcile.sandbox.lago.faults import Faults
@@ -17,6 +18,10 @@ from reconcile.sandbox.servers import lago_server
 
 TEMPLATE = "litellm_template"
 LAGO_KEY = "lago-test-key-3f9c"
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

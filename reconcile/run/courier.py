@@ -34,6 +34,7 @@ class Courier:
     may_send: bool
     verified: bool | None = None
     batches: int = 0
+    _read_back: int = 0  # the last batch that was
     details: dict[str, str] = field(default_factory=dict)
     fault: ReconcileError | None = None
     _listed: Listed = field(default_factory=Listed)
@@ -106,9 +107,11 @@ class Courier:
             self.verified = self.fault is None
             delivered = among(found.rows["class"], [RowClass.DELIVERED]).tolist()
             self.run.sides.ledger.verified(
-                self.run.run_id, [name for name, seen in zip(ids, delivered, strict=True) if seen]
+                self.run.run_id,
+                (self._read_back + 1, self.batches),
+                [name for name, seen in zip(ids, delivered, strict=True) if seen],
             )
-        self._waiting = []
+        self._waiting, self._read_back = [], self.batches
         return found.rows
 
     def abandon(self) -> pd.DataFrame:
