@@ -189,7 +189,8 @@ def _read(reader: Reader, span: Span, bounds: list[int], closed: threading.Event
     spans = pairwise(bounds)
     piece = Span(*next(spans))
     held: list[Columns] = []
-    with ThreadPoolExecutor(reader.http.concurrency, thread_name_prefix="lago-list") as pool:
+    # The gate holds the requests. More threads than that: some decode while others wait for an answer.
+    with ThreadPoolExecutor(2 * reader.http.concurrency, thread_name_prefix="lago-list") as pool:
         tasks: deque[_Task] = deque()
         frontier = span.start
         try:

@@ -135,7 +135,7 @@ def _dask(address: str, patience: float, stop: threading.Event) -> Iterator[Work
         raise WorkerFault(f"--dask: no Dask scheduler answers at {address} within {patience:g} s") from None
     with client:
         cluster = Cluster(client.get_executor(), lambda: len(client.nthreads()), patience, stop)
-        yield Workers(cluster.decode, max(1, len(client.nthreads())))
+        yield Workers(cluster.decode, len(client.nthreads()))
 
 
 def _has_certificates(security: Any) -> bool:

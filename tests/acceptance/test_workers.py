@@ -105,6 +105,7 @@ def test_processes_and_dask_make_the_same_document_also_when_a_worker_is_killed(
         clustered = report(world, "--dask", dask.scheduler_address)
         assert text(clustered) == text(plain), clustered.err
         assert clustered.document["method"]["workers"] == 2
+        assert f"{dask.scheduler_address}: 2 workers" in world.run("check", RECONCILE_DASK=dask.scheduler_address).out
         assert killed, "no worker was killed"
         killed.clear()
     assert not multiprocessing.active_children()
@@ -153,6 +154,9 @@ def test_processes_that_keep_dying_end_the_run(world: World, monkeypatch: pytest
 def test_a_cluster_without_workers_ends_the_run(world: World) -> None:
     with cluster(0) as dask:
         ran = report(world, "--dask", dask.scheduler_address, RECONCILE_TIMEOUT="1s")
+        checked = world.run("check", RECONCILE_DASK=dask.scheduler_address)
+    assert checked.code == 2
+    assert "has no worker; start some" in checked.err
     assert ran.code == 3
     assert ran.document["fault"] == {
         "kind": "workers",
