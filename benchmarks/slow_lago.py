@@ -65,7 +65,7 @@ INSERT INTO "LiteLLM_SpendLogs" (
 )
 SELECT
   'chatcmpl-' || md5(i::text), 'acompletion',
-  (i %% 5000 + 1) * 1.5e-7 + (i %% 1999 + 1) * 6e-7, i %% 5000 + i %% 1999 + 2,
+  (i %% 5000 + 1) * 1.5e-7::float8 + (i %% 1999 + 1) * 6e-7::float8, i %% 5000 + i %% 1999 + 2,
   i %% 5000 + 1, i %% 1999 + 1, at - interval '1.2 second', at, 'openai/gpt-4o-mini', 'chat-fast', 'openai',
   'team-' || i %% %(teams)s, 'success', 'None'
 FROM (SELECT i, %(begin)s::timestamp + i * %(step)s::interval AS at FROM generate_series(0, %(rows)s - 1) AS i) AS made

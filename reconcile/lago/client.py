@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -33,7 +35,8 @@ class Lago(Catalog, Listing, Delivery):
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
     and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
     connecting, and for every read and write on its own. `ca_file` names a file of further certificates to trust.
-    `decode` decodes a page of events: here, or wherever it sends it.
+    `decode` decodes a page of events: here, or wherever it sends it. `on_limit` is told a kind of request ("list",
+    "deliver") and how many of it were and are let in flight, whenever that changes.
     Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
@@ -51,12 +54,13 @@ class Lago(Catalog, Listing, Delivery):
         page_size: int = PAGE_SIZE,
         ca_file: str | None = None,
         decode: Decode = decode_page,
+        on_limit: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.page_size = page_size
         self.decode = decode
         self.state = ListingState()
-        self.lists = Gate(concurrency, "list")
-        self.batches = Gate(concurrency, "deliver")
+        self.lists = Gate(concurrency, None if on_limit is None else partial(on_limit, "list"))
+        self.batches = Gate(concurrency, None if on_limit is None else partial(on_limit, "deliver"))
         self.http = Http(
             base_url,
             api_key,

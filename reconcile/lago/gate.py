@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-
-import structlog
 
 from reconcile.errors import Interrupted
 from reconcile.lago.pace import Pace, Seen
 
-log = structlog.get_logger()
+# Told the limit before and after each change, by the thread that caused it.
+OnLimit = Callable[[int, int], None]
 
 _LOOK = 0.5  # seconds between two looks at `stop`
 
@@ -26,10 +26,10 @@ class InFlight:
 
 
 class Gate:
-    """Shared by all threads that send requests of one kind, such as "list"."""
+    """Shared by all threads that send requests of one kind."""
 
-    def __init__(self, most: int, kind: str = "") -> None:
-        self._kind = kind
+    def __init__(self, most: int, on_limit: OnLimit | None = None) -> None:
+        self._on_limit = on_limit
         self._pace = Pace(most)
         self._changed = threading.Condition()
         self._in_flight = 0
@@ -65,8 +65,8 @@ class Gate:
             self._pace.saw(Seen(entered[0], now, entered[1], items, status))
             limit = self._pace.limit
             self._changed.notify_all()
-        if limit != before:
-            log.debug("requests to Lago in flight", kind=self._kind, limit=limit, before=before)
+        if limit != before and self._on_limit is not None:
+            self._on_limit(before, limit)
 
     def _count(self, change: int) -> float:
         now = monotonic()

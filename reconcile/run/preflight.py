@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from reconcile.domain.instants import milliseconds
 from reconcile.errors import PreflightError
@@ -17,6 +19,8 @@ from reconcile.litellm.spend_logs import SpendLogs
 from reconcile.run.clocks import APART, too_far_apart
 from reconcile.run.workers import Workers, open_workers
 from reconcile.settings import Settings
+
+log = structlog.get_logger()
 
 # How long a run goes by what an earlier one learned of Lago's patience: a Lago may be given more of it.
 _WIDEST_KEPT = timedelta(days=30)
@@ -38,7 +42,12 @@ class Sides:
     workers: int = 1
 
 
-def open_lago(settings: Settings, stop: threading.Event, workers: Workers | None = None) -> Lago:
+def open_lago(
+    settings: Settings,
+    stop: threading.Event,
+    workers: Workers | None = None,
+    on_limit: Callable[[str, int, int], None] | None = None,
+) -> Lago:
     return Lago(
         settings.lago_api_base,
         settings.lago_api_key.get_secret_value(),
@@ -47,7 +56,12 @@ def open_lago(settings: Settings, stop: threading.Event, workers: Workers | None
         stop=stop,
         page_size=settings.page_size,
         decode=(workers or Workers()).decode,
+        on_limit=on_limit,
     )
+
+
+def _log_limit(kind: str, before: int, limit: int) -> None:
+    log.debug("requests to Lago in flight", kind=kind, limit=limit, before=before)
 
 
 def open_spend_logs(settings: Settings) -> SpendLogs:
@@ -77,7 +91,7 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             own = Stream(base, base, settings.event_code, settings.charge_by)
             stack.enter_context(ledger.lock(own, key=settings.lago_api_key.get_secret_value()))
         workers = stack.enter_context(open_workers(settings, stop))
-        lago = stack.enter_context(open_lago(settings, stop, workers))
+        lago = stack.enter_context(open_lago(settings, stop, workers, _log_limit))
         organization = lago.preflight.organization()
         check_lago_clock(lago)
         metric = find_metric(lago, settings)
