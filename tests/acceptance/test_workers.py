@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -23,7 +24,7 @@ from reconcile.errors import Interrupted, WorkerFault
 from reconcile.lago import EventShape
 from reconcile.run import workers
 
-from .harness import Ran, World
+from .harness import Ran, World, until
 
 COUNT = 240
 HOUR = ("--from", "2025-11-20T00:00:00Z", "--to", "2025-11-20T01:00:00Z")
@@ -232,6 +233,57 @@ def test_one_gate_holds_the_requests_of_all_workers(world: World) -> None:
     world.lago.faults.before_list = before_list
     assert report(world, RECONCILE_WORKERS="3", RECONCILE_CONCURRENCY="1").code == 1
     assert most == 1
+
+
+@pytest.fixture
+def held(world: World) -> Iterator[tuple[subprocess.Popen[str], set[int], threading.Event]]:
+    """A run in a process of its own that waits for Lago, its worker processes, and what lets Lago answer."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        go_on.wait(60)
+
+    at_list(world, 6, hold)
+    run = world.start("report", "--json", *HOUR, RECONCILE_WORKERS="2")
+    until(reached.is_set, run)
+    tasks = Path(f"/proc/{run.pid}/task").iterdir()
+    found = {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    yield run, {pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}, go_on
+    go_on.set()
+    run.kill()
+    run.communicate()
+
+
+def test_ctrl_c_reaches_the_workers_too_and_the_run_ends_in_order(
+    world: World, held: tuple[subprocess.Popen[str], set[int], threading.Event]
+) -> None:
+    run, processes, go_on = held
+    assert processes
+    for pid in (*processes, run.pid):
+        os.kill(pid, signal.SIGINT)
+    go_on.set()
+    assert world.ended(run).code == 130
+
+
+def test_workers_end_with_a_run_that_is_killed(
+    held: tuple[subprocess.Popen[str], set[int], threading.Event],
+) -> None:
+    run, processes, _ = held
+    assert processes
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 20
+    while any(map(alive, processes)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_the_run_settled_on_is_told(world: World) -> None:
