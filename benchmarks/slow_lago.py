@@ -11,7 +11,8 @@ has processes. For each number of workers it prints:
 - requests in flight while any list was, on average, as the server saw them;
 - the median time of live posts (`POST /events` at random moments) without the job, and beside it;
 - list requests over events / 1,000 + windows;
-- the run that sends what is missing, over the time that all its requests take of one worker.
+- the run that sends what is missing, over the time that all its requests and the live posts beside it take of one
+  worker.
 
 The stand-in, Postgres and the job share the machine: with many workers they, not Lago's time, are the limit.
 """
@@ -295,7 +296,8 @@ def measure(server: Server, rows: int, workers: int) -> float:
     with LiveTraffic(base) as beside:
         busy_seconds, _ = job(environment, rows, "--dry-run")
     busy_lists = [one for one in server.served()[0] if one.what == LISTS]
-    sending_seconds, sent = job(environment, rows)
+    with LiveTraffic(base) as beside_sending:
+        sending_seconds, sent = job(environment, rows)
     sending = server.served()[0]
     events = document["events"]["total"]["count"]
     windows = len({tuple(part for part in query.split("&") if not part.startswith("page=")) for query in queries})
@@ -320,7 +322,8 @@ def measure(server: Server, rows: int, workers: int) -> float:
     batches = [one for one in sending if one.what == ("POST", "/events/batch")]
     print(
         f"  sending {delivered:,}: {sending_seconds:.1f} s, {floor:.1f} s of one worker: "
-        f"{sending_seconds / floor:.2f}; batches in flight {mean_in_flight(batches):.2f}",
+        f"{sending_seconds / floor:.2f}; batches in flight {mean_in_flight(batches):.2f}; "
+        f"live posts' p50 {beside_sending.p50 * 1000:.0f} ms: {beside_sending.p50 / idle.p50:.1f}",
         flush=True,
     )
     return seconds
