@@ -26,7 +26,7 @@ ROWS: Mapping[str, str] = {
     "model_group": NAME,
     "provider": NAME,
     "charge_id": NAME,
-    "subscription_id": NAME,  # the one that its event belongs to; '' where it cannot be told
+    "subscription_id": NAME,  # the one that its event belongs to; '' where that is not known
     "status": NAME,
     "cache_hit": NAME,
     "call_type": NAME,
