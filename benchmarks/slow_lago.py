@@ -257,7 +257,12 @@ def one_by_one(base: str, queries: list[str]) -> float:
 def job(environment: dict[str, str], rows: int, *options: str) -> tuple[float, dict[str, Any]]:
     """Seconds of the whole command, and its document."""
     command = [sys.executable, "-m", "reconcile", "backfill", "--json", *options]
-    command += ["--from", f"{BEGIN:%Y-%m-%dT%H:%M:%SZ}", "--to", f"{BEGIN + rows * STEP:%Y-%m-%dT%H:%M:%SZ}"]
+    command += [
+        "--from",
+        f"{BEGIN:%Y-%m-%dT%H:%M:%SZ}",
+        "--to",
+        f"{BEGIN + rows * STEP + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}",
+    ]
     with tempfile.TemporaryFile() as output:
         began = time.monotonic()
         done = subprocess.run(command, stdout=output, stderr=subprocess.DEVNULL, env=os.environ | environment)
