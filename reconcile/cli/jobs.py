@@ -16,6 +16,7 @@ from reconcile import logs
 from reconcile.cli.console import print_json, printing, progress_bar, say, stopping
 from reconcile.cli.options import (
     ChargeByOption,
+    DaskOption,
     DryRunOption,
     EventCodeOption,
     Format,
@@ -28,6 +29,7 @@ from reconcile.cli.options import (
     OutputOption,
     SkipUnchangedOption,
     ToOption,
+    VerboseOption,
     settings_with,
 )
 from reconcile.errors import Defect, OutputFault, ReconcileError, UsageError
@@ -51,6 +53,8 @@ def run(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """The nightly job: the last hours.
 
@@ -59,7 +63,7 @@ def run(
     from reconcile.domain.window import lookback_window
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window = lookback_window(datetime.now(UTC), settings.lag, settings.lookback)
     work(settings, Order("run", window, dry_run), as_json=as_json, output=output, formats=formats)
 
@@ -77,6 +81,8 @@ def backfill(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """The same for a chosen range: --from and --to, --month, or --last.
 
@@ -84,7 +90,7 @@ def backfill(
     """
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window, asked_to = _range(from_text, to_text, last, month, settings)
     order = Order("backfill", window, dry_run, skip_unchanged=skip_unchanged, asked_to=asked_to)
     work(settings, order, as_json=as_json, output=output, formats=formats)
@@ -101,6 +107,8 @@ def report(
     charge_by: ChargeByOption = None,
     event_code: EventCodeOption = None,
     language: LanguageOption = None,
+    dask: DaskOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Read both sides and report.
 
@@ -108,7 +116,7 @@ def report(
     """
     from reconcile.run.job import Order
 
-    settings = settings_with(charge_by, event_code, language)
+    settings = settings_with(charge_by, event_code, language, dask, verbose)
     window, asked_to = _range(from_text, to_text, last, month, settings)
     work(settings, Order("report", window, asked_to=asked_to), as_json=as_json, output=output, formats=formats)
 
@@ -198,6 +206,7 @@ def work(
             heartbeat.ended(defect.exit_code)
             oneshot.refused(settings, order, defect, stop)
             raise defect from None
+        _tell_pace(result.document)
         heartbeat.ended(result.exit_code)
         oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:
@@ -205,6 +214,14 @@ def work(
     else:
         _put_out(result.document, settings.language, as_json=as_json, output=output, formats=wanted)
     raise typer.Exit(result.exit_code)
+
+
+def _tell_pace(document: Document) -> None:
+    """What the run settled on between Lago's answers and its other traffic."""
+    method = document.method
+    for kind, limit in method.in_flight_limit.items():
+        mean = round(method.in_flight.get(kind, 0.0), 2)
+        log.debug("requests to Lago in flight, settled", kind=kind, limit=limit, mean=mean)
 
 
 def _planned(document: Document, output: Path | None, formats: list[str]) -> list[Path]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from reconcile.domain.instants import milliseconds
-from reconcile.errors import PreflightError, ReconcileError
+from reconcile.errors import PreflightError, ReconcileError, WorkerFault
 from reconcile.lago import Lago, Metric
 from reconcile.lago.directory import Directory
 from reconcile.lago.pricing import live_events_lack, remarks
@@ -23,6 +23,7 @@ from reconcile.run.preflight import (
     open_ledger,
     open_spend_logs,
 )
+from reconcile.run.workers import open_workers
 from reconcile.settings import Settings
 
 # More events than rows by this factor, over the last day, tell of another proxy on the same code.
@@ -74,6 +75,8 @@ def checks(settings: Settings) -> list[Check]:
 
     if check("LiteLLM's spend log", lambda: _spend_log(settings, found)) or settings.state_url is not None:
         check("the job's own state", lambda: _state(settings))
+    if settings.dask is not None:
+        check("the Dask cluster", lambda: _cluster(settings))
     with open_lago(settings, threading.Event()) as lago:
         _ = (
             check("Lago", lambda: _lago(settings, lago))
@@ -112,6 +115,13 @@ def _state(settings: Settings) -> str:
             f"{settings.state.display}: schema reconcile is not there yet, or older; `reconcile migrate` or the "
             "next run sees to it"
         )
+
+
+def _cluster(settings: Settings) -> str:
+    with open_workers(settings, threading.Event()) as workers:
+        if not workers.count:
+            raise WorkerFault(f"RECONCILE_DASK: the scheduler at {settings.dask} has no worker; start some")
+        return f"{settings.dask}: {workers.count} workers"
 
 
 def _lago(settings: Settings, lago: Lago) -> str:
