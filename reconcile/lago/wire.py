@@ -26,6 +26,9 @@ import certifi
 
 _IDLE = 5.0  # seconds after which a connection is not trusted any more: servers close theirs after 10 to 65
 _HTTP_PORTS = {"http": 80, "https": 443}
+_PORTION = 1_000_000  # bytes read at once
+_LARGEST = 256_000_000  # bytes of an answer, packed or not: a page of 1,000 events has half a million
+_TOO_LARGE = f"an answer of more than {_LARGEST // 1_000_000} MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,9 @@ class Wire:
                 connection.sock.settimeout(self._timeout)
             connection.request(method, self._prefix + target, content, headers=dict(headers) | self._authorization())
             answer = connection.getresponse()
-            body = answer.read()
+            body = self._body(answer)
             if answer.headers.get("Content-Encoding", "").lower() == "gzip":
-                body = zlib.decompress(body, wbits=31)
+                body = _unpacked(body)
         except TimeoutError:
             connection.close()
             raise NoAnswer(f"none within {self._timeout:g} s", sent=True, timed_out=True) from None
@@ -92,6 +95,20 @@ class Wire:
             with self._lock:
                 self._idle.append((monotonic(), connection))
         return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+    def _body(self, answer: http.client.HTTPResponse) -> bytes:
+        """The whole body: no more of it than memory has room for."""
+        parts: list[bytes] = []
+        room = _LARGEST
+        while part := answer.read1(_PORTION):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise http.client.HTTPException(_TOO_LARGE)
+        if answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
+        answer.close()  # else its connection could not be used again
+        return b"".join(parts)
 
     def close(self) -> None:
         with self._lock:
@@ -207,5 +224,18 @@ def _readable(connection: http.client.HTTPConnection) -> bool:
     return bool(poll.poll(0))
 
 
+def _unpacked(content: bytes) -> bytes:
+    """The content of a gzip stream: a small one may hold more than memory has room for."""
+    stream = zlib.decompressobj(wbits=31)
+    found = stream.decompress(content, _LARGEST)
+    if stream.unconsumed_tail:
+        raise http.client.HTTPException(_TOO_LARGE)
+    if not stream.eof:
+        raise zlib.error("the stream ends too early")
+    return found
+
+
 def _said(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{type(error).__name__}: {error}; SSL_CERT_FILE names a file of the authorities to trust"
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -65,6 +65,16 @@ class Deliveries(LedgerDatabase):
             ).all()
         return _delivered(list(found)) if found else _NOTHING.copy(deep=False)
 
+    def deliveries_of(self, stream: Stream, request_id: str) -> list[dict[str, Any]]:
+        """What was handed to Lago for a request ID, by any charge-by, the oldest first: a line for each line of the
+        journal about it (columns of `sql/deliveries_of_request.sql`)."""
+        with self._begin() as connection:
+            found = connection.execute(
+                text(statements.text("deliveries_of_request")),
+                {"organization": stream.organization, "event_code": stream.event_code, "request_id": request_id},
+            )
+            return [dict(line) for line in found.mappings()]
+
     def claim(
         self, stream: Stream, run_id: str, rows: pd.DataFrame, *, settled_before: datetime, ours: bool = False
     ) -> npt.NDArray[np.bool_]:

@@ -75,6 +75,18 @@ class Runs(LedgerDatabase):
             found = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().first()
             return None if found is None else dict(found)
 
+    def runs_over(self, stream: Stream, moment: datetime, limit: int) -> list[dict[str, Any]]:
+        """The stream's latest runs whose window holds the instant, newest first, without their documents."""
+        columns = [column for column in runs.c if column.name != "document"]
+        with self._begin() as connection:
+            found = connection.execute(
+                select(*columns)
+                .where(*of_stream(runs, stream), runs.c.window_from <= moment, runs.c.window_to > moment)
+                .order_by(runs.c.started_at.desc())
+                .limit(limit)
+            )
+            return [dict(row) for row in found.mappings()]
+
     def previous(self, stream: Stream, window: tuple[datetime, datetime], before: str) -> dict[str, Any] | None:
         """The last finished run over just this window and stream, other than the run `before`."""
         with self._begin() as connection:

@@ -92,7 +92,7 @@ def send(
     try:
         try:
             run.sides.lago.deliver(
-                _events(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
+                events_of(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
                 before_batch=answers.leaves,
                 after_batch=after,
                 first_answer=_check_clock if batches_before == 0 else None,
@@ -210,7 +210,7 @@ def _claim(
     return granted, batches
 
 
-def _events(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[dict[str, Any]]:
+def events_of(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[dict[str, Any]]:
     """The events of the rows, a few thousand built at a time, while earlier ones are on their way."""
     for first in range(0, len(rows), _BUILT_TOGETHER):
         part = rows.iloc[first : first + _BUILT_TOGETHER]

@@ -38,6 +38,7 @@ from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
 from reconcile.run.preflight import connected, open_ledger
 from reconcile.run.read import Reader
 from reconcile.run.shared import Run, begin
+from reconcile.run.tracing import spans
 from reconcile.settings import Settings
 
 log = structlog.get_logger()
@@ -142,11 +143,13 @@ def run(
     Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
     the batches on their way; `announce` is told the window's UTC instants before anything is read.
     """
-    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
+    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing(spans=spans())
     run_id = new_run_id(timing.started_at, secrets.token_hex(2))
     structlog.contextvars.bind_contextvars(run_id=run_id)
     try:
-        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
+        with contextlib.ExitStack() as holding:
+            holding.enter_context(timing.spans.run(order.command, run_id, event_code=settings.event_code))
+            sides = holding.enter_context(connected(settings, stop, locks=order.sends))
             lock = None
             if order.sends:
                 lock = holding.enter_context(sides.ledger.lock(sides.stream, rows=settings.database))
@@ -190,6 +193,7 @@ def _recorded(run: Run) -> Result:
             exit_code = EXIT_CODES[found.status]
         with contextlib.suppress(ReconcileError):
             _finish(ledger, found, exit_code)
+    run.timing.spans.ended(found.status, exit_code)
     if isinstance(fault, ClockFault):
         raise fault
     return Result(found, exit_code)

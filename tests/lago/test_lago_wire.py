@@ -182,6 +182,31 @@ def test_an_answer_in_drops_ends_in_time_as_well(dripping: bytes) -> None:
     assert none.value.timed_out
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BOMB = gzip.compress(bytes(1_000_000))
+PACKED = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ((CHUNKED, *[b"2710\r\n" + b" " * 10_000 + b"\r\n"] * 20), "more than"),
+        ((b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 200_000,), "more than"),
+        ((PACKED % len(BOMB) + BOMB,), "more than"),
+        ((PACKED % (len(BOMB) - 9) + BOMB[:-9],), "ends too early"),
+    ],
+    ids=["chunks", "without a length", "packed", "packed and cut"],
+)
+def test_an_answer_that_memory_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], what: str
+) -> None:
+    room = 2_000_000 if what == "ends too early" else 100_000
+    monkeypatch.setattr("reconcile.lago.wire._LARGEST", room)
+    with serving(says(*parts, stays=False)) as (url, _), pytest.raises(NoAnswer, match=what) as caught:
+        Wire(url, timeout=5).exchange("GET", "/", {}, None)
+    assert caught.value.sent
+
+
 def test_no_connection_is_nothing_sent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
