@@ -210,7 +210,7 @@ def nonsense(living: Living, steady: bool) -> None:
     times, method = chance.randrange(1, 4), chance.choice([None, "POST", "GET"])
     for plan in chance.sample([faults.drop, faults.reset, faults.hang, faults.rate_limit, faults.answer], 2):
         if plan == faults.answer:
-            faults.answer(chance.choice([500, 502, 503, 504, 401]), times=times, method=method)
+            faults.answer(chance.choice([500, 502, 503, 504]), times=times, method=method)
         elif plan == faults.rate_limit:
             faults.rate_limit(reset=0.5, times=times)
         else:
