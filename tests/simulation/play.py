@@ -64,7 +64,8 @@ class Play:
         if ended.result is not None:
             rows = {name: one.count for name, one in ended.result.document.rows.items() if one.count}
             events = {name: one.count for name, one in ended.result.document.events.items() if one.count}
-            world.tell(f"run {run.number}: rows {rows}, events {events}")
+            late = {name: one.count for name, one in ended.result.document.late.items() if name != "total"}
+            world.tell(f"run {run.number}: rows {rows}, late or held before {late}, events {events}")
             run.window = Window(ended.result.document.window_from, ended.result.document.window_to)
         self.oracle.end(ended, self._ledger(), self._locks())
         return ended
@@ -207,7 +208,7 @@ def _outcome(ended: job.Ended) -> str:
 
 def _story(world: World) -> list[str]:
     head = [f"{name}: {text}" for name, text in world.told.items()]
-    return head + world.story
+    return head + world.story + rows_of(world)
 
 
 def _forget(connection: psycopg.Connection[tuple[object, ...]], world: World) -> None:

@@ -249,7 +249,7 @@ def _row(
     elif late < 0.12:
         delay = chance.randint(MINUTE, 2 * HOUR)
     row = Row(f"chatcmpl-{world.seed}-{number}", end + offset - lasted, end + offset, content, status, end + delay)
-    if before is not None and chance.random() < 0.12 and before.status != "failure":
+    if before is not None and chance.random() < 0.12 and before.status != "failure" and not before.mended:
         # The same call once more: equal content, near in time.
         row.content, row.status, row.twin, before.twin = before.content, before.status, True, True
         apart = chance.choice((0, 400, 20_000, 100_000, 10 * MINUTE))
