@@ -2,11 +2,13 @@
 -- that may not be sent. A request that another charge ID has stays with it, unless Lago is not known to have taken it and
 -- it was sent before :settled_before, or the operator decided otherwise (:ours).
 WITH wanted AS (
+  -- Text comes as JSON: a driver takes long to quote it in arrays.
   SELECT *
-  FROM unnest(
-    CAST(:request_id AS text[]), CAST(:start_ms AS bigint[]), CAST(:charge_id AS text[]),
-    CAST(:subscription_id AS text[]), CAST(:transaction_id AS text[]), CAST(:usage_ms AS bigint[]),
-    CAST(:spend AS double precision[]), CAST(:batch AS integer[])
+  FROM ROWS FROM (
+    json_array_elements_text(CAST(:request_id AS json)), unnest(CAST(:start_ms AS bigint[])),
+    json_array_elements_text(CAST(:charge_id AS json)), json_array_elements_text(CAST(:subscription_id AS json)),
+    json_array_elements_text(CAST(:transaction_id AS json)), unnest(CAST(:usage_ms AS bigint[])),
+    unnest(CAST(:spend AS double precision[])), unnest(CAST(:batch AS integer[]))
   ) WITH ORDINALITY AS row (
     request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch, place
   )

@@ -1,17 +1,25 @@
 -- What was handed to Lago for rows with a usage time in a range, for any charge ID. `taken` says that Lago answered that
 -- it has the event: at the delivery itself, or by the journal's line on the whole batch.
-SELECT
-  delivery.request_id, delivery.charge_id, delivery.transaction_id, delivery.start_ms,
-  delivery.taken OR EXISTS (
+WITH handed AS MATERIALIZED (
+  SELECT request_id, charge_id, transaction_id, start_ms, taken, sent_at, run_id, batch
+  FROM reconcile.deliveries
+  WHERE organization = :organization
+    AND event_code = :event_code
+    AND usage_ms >= :usage_from
+    AND usage_ms < :usage_to
+), accepted AS (
+  SELECT sent.run_id, sent.batch
+  FROM (SELECT DISTINCT run_id, batch FROM handed WHERE NOT taken) AS sent
+  WHERE EXISTS (
     SELECT FROM reconcile.journal AS line
-    WHERE line.run_id = delivery.run_id
-      AND line.batch = delivery.batch
+    WHERE line.run_id = sent.run_id
+      AND line.batch = sent.batch
       AND line.transaction_id = ''
       AND line.what = 'accepted'
-  ) AS taken,
-  delivery.sent_at
-FROM reconcile.deliveries AS delivery
-WHERE delivery.organization = :organization
-  AND delivery.event_code = :event_code
-  AND delivery.usage_ms >= :usage_from
-  AND delivery.usage_ms < :usage_to;
+  )
+)
+SELECT
+  request_id, charge_id, transaction_id, start_ms,
+  taken OR (run_id, batch) IN (SELECT run_id, batch FROM accepted) AS taken,
+  sent_at
+FROM handed;

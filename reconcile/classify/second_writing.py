@@ -16,6 +16,8 @@ from reconcile.classify.pairing import Bools, Ints
 _CONTENT = ("charge_id", "api_key", "spend", "prompt_tokens", "completion_tokens", "total_tokens")
 # The calls that make a response; `acreate_batch`, which makes a batch, is among the looks.
 _MAKERS = ("aresponses", "responses")
+# An odd number with its bits spread evenly (2^64 divided by the golden ratio), as hashing by multiplication wants.
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def same_call(missing: pd.DataFrame, others: pd.DataFrame) -> Bools:
@@ -89,12 +91,13 @@ def overlapping(rows: pd.DataFrame) -> list[tuple[str, int]]:
     places = np.flatnonzero(spend > 0)
     if len(places) < 2:
         return []
-    group = rows["charge_id"].cat.codes.to_numpy().astype(np.int64)[places]
+    # A number of the content: where two contents share one, a row is looked at in vain.
+    content = rows["charge_id"].cat.codes.to_numpy().astype(np.uint64)[places]
     for part in (spend, rows["prompt_tokens"].to_numpy(np.int64), rows["completion_tokens"].to_numpy(np.int64)):
-        codes, distinct = pd.factorize(part[places])
-        group = pd.factorize(group * len(distinct) + codes)[0].astype(np.int64)
-    several = np.bincount(group)[group] > 1
-    group, places = group[several], places[several]
+        content = (content ^ part.view(np.uint64)[places]) * _SPREAD
+        content ^= content >> np.uint64(29)
+    several = pd.Series(content).duplicated(keep=False).to_numpy(bool)
+    group, places = pd.factorize(content[several])[0].astype(np.int64), places[several]
     if not len(places):
         return []
     start, end = rows["start_ms"].to_numpy(np.int64)[places], rows["usage_ms"].to_numpy(np.int64)[places]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -64,6 +65,8 @@ for _name, _command, _example in (
 
 def main() -> NoReturn:
     """The entry point. No traceback: an error is one line on stderr and an exit code."""
+    # Looking for cycles after every 700 new objects takes a tenth of a night's time, and finds next to none.
+    gc.set_threshold(50_000)
     with guarded() as results:
         code = _exit_code()
         with contextlib.suppress(OutputFault):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +132,7 @@ def work(
     from reconcile.run import job
     from reconcile.unattended import oneshot
 
+    gc.freeze()  # what is imported stays
     if formats and output is None:
         raise UsageError("--format: report files need a folder; for example --output reports --format xlsx")
     if output is not None:

@@ -26,6 +26,8 @@ _TYPE = pa.decimal128(38, _SCALE)
 # Within these bounds the 17 digits of any double fit the type.
 _LEAST, _MOST = 1e-10, 1e11
 _BASE = 1 << 32
+# Amounts below 1,000 USD of so many decimals take a short way.
+_DECIMALS = 12
 
 
 def usable(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -35,7 +37,49 @@ def usable(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def limbs_of(values: npt.NDArray[np.float64]) -> tuple[Limbs, npt.NDArray[np.int64]]:
     """Each amount as limbs, and the places of those that do not fit and stand as 0: the very small and very large."""
-    places, distinct = pd.factorize(usable(values))
+    amounts = usable(values)
+    units, short = _short(amounts)
+    limbs = _times(units, 10 ** (_SCALE - _DECIMALS))
+    left = np.flatnonzero(~short)
+    if not len(left):
+        return limbs, left
+    limbs[left], odd = _long(amounts[left])
+    return limbs, left[odd]
+
+
+def _short(amounts: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The amounts in units of 10^-12 USD, 0 where that is not exact, and where it is.
+
+    A whole number of at most 15 digits, divided by a power of ten that is a double itself, gives the double nearest to
+    that decimal. No two decimals of 15 digits share a double: where the division gives the amount, it is its shortest
+    decimal.
+    """
+    with np.errstate(over="ignore"):
+        units = np.rint(amounts * 10.0**_DECIMALS)
+    short = (np.abs(units) < 1e15) & (units / 10.0**_DECIMALS == amounts)
+    return np.where(short, units, 0.0).astype(np.int64), short
+
+
+def _times(units: npt.NDArray[np.int64], factor: int) -> Limbs:
+    """The limbs of `units` times `factor`, both below 2^50."""
+    low, high = units & (_BASE - 1), units >> 32
+    factor_low, factor_high = factor & (_BASE - 1), factor >> 32
+    limbs = np.zeros((len(units), 4), np.int64)
+    # A product of two low limbs can reach 2^64: half of the factor at a time.
+    first, second = low * (factor_low & 0xFFFF), low * (factor_low >> 16)
+    limbs[:, 0] = first + ((second & 0xFFFF) << 16)
+    limbs[:, 1] = (second >> 16) + low * factor_high + high * factor_low + (limbs[:, 0] >> 32)
+    limbs[:, 0] &= _BASE - 1
+    limbs[:, 2] = high * factor_high + (limbs[:, 1] >> 32)
+    limbs[:, 1] &= _BASE - 1
+    limbs[:, 3] = limbs[:, 2] >> 32
+    limbs[:, 2] &= _BASE - 1
+    return limbs
+
+
+def _long(amounts: npt.NDArray[np.float64]) -> tuple[Limbs, npt.NDArray[np.bool_]]:
+    """The limbs of any amounts by way of their text, and which do not fit and stand as 0."""
+    places, distinct = pd.factorize(amounts)
     size = np.abs(distinct)
     odd = (size >= _MOST) | ((size < _LEAST) & (size > 0))
     fitting = np.where(odd, 0.0, distinct)
@@ -47,7 +91,7 @@ def limbs_of(values: npt.NDArray[np.float64]) -> tuple[Limbs, npt.NDArray[np.int
     limbs[:, 1] = (low >> np.uint64(32)).astype(np.int64)
     limbs[:, 2] = high & (_BASE - 1)
     limbs[:, 3] = high >> 32
-    return limbs[places], np.flatnonzero(odd[places])
+    return limbs[places], odd[places]
 
 
 def group_sums(limbs: Limbs, groups: npt.NDArray[np.int64], count: int) -> Limbs:

@@ -7,6 +7,7 @@ Text that repeats (models, subscriptions, charge IDs) is categorical with `str` 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ ROWS: Mapping[str, str] = {
     "model_group": NAME,
     "provider": NAME,
     "charge_id": NAME,
-    "subscription_id": NAME,  # the one that its event belongs to; '' where it cannot be told
+    "subscription_id": NAME,  # the one that its event belongs to; '' where that is not known
     "status": NAME,
     "cache_hit": NAME,
     "call_type": NAME,
@@ -101,7 +102,8 @@ EVENT_VERDICTS: Mapping[str, str] = {
 
 def empty(columns: Mapping[str, str]) -> pd.DataFrame:
     """A frame of these columns without rows."""
-    return pd.DataFrame({name: _nothing(kind) for name, kind in columns.items()})
+    # pandas copies on write, so every caller may change its own view of the one that is kept.
+    return _empty(tuple(columns.items())).copy(deep=False)
 
 
 def named(texts: object) -> pd.Categorical:
@@ -112,7 +114,7 @@ def named(texts: object) -> pd.Categorical:
 
 def constant(text: str, count: int) -> pd.Categorical:
     """`count` times the same word."""
-    return pd.Categorical.from_codes(np.zeros(count, np.int8), pd.Index([text], dtype="str"))
+    return pd.Categorical.from_codes(np.zeros(count, np.int8), dtype=_one_word(text))
 
 
 def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -133,9 +135,11 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def among(column: pd.Series, words: Collection[str]) -> npt.NDArray[np.bool_]:
     """Where a categorical column holds one of the words."""
+    if not len(column):
+        return np.zeros(0, bool)
     wanted = set(map(str, words))
     known = np.array([str(word) in wanted for word in column.cat.categories.tolist()], bool)
-    return known[column.cat.codes.to_numpy()] if len(column) else np.zeros(0, bool)
+    return known[column.cat.codes.to_numpy()]
 
 
 def changed(column: pd.Series, places: npt.NDArray[np.int64], words: str | Sequence[str]) -> pd.Categorical:
@@ -164,5 +168,12 @@ def check(frame: pd.DataFrame, columns: Mapping[str, str]) -> None:
             assert not frame[name].isna().any(), f"{name} holds nulls"
 
 
-def _nothing(kind: str) -> pd.Series | pd.Categorical:
-    return constant("", 0) if kind == NAME else pd.Series(dtype=kind)
+@lru_cache
+def _empty(columns: tuple[tuple[str, str], ...]) -> pd.DataFrame:
+    """Making one takes milliseconds, and a slice of a run needs a dozen."""
+    return pd.DataFrame({name: constant("", 0) if kind == NAME else pd.Series(dtype=kind) for name, kind in columns})
+
+
+@lru_cache
+def _one_word(text: str) -> pd.CategoricalDtype:
+    return pd.CategoricalDtype(pd.Index([text], dtype="str"), ordered=False)

@@ -6,7 +6,7 @@ Everything that a report shows is a sum over these groups, so that every total i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ import pandas as pd
 
 from reconcile.domain import exact
 from reconcile.domain.document import EventTotals, Group, RowTotals
-from reconcile.domain.frames import constant
+from reconcile.domain.frames import among, constant
 from reconcile.domain.money import add, plain
 from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES, RowClass, Scope
 from reconcile.errors import BooksFault
@@ -32,7 +32,7 @@ _KEY = ("slice", "scope", "class", "reason", "charge_id", "model", "day")
 _WORDS = ("scope", "class", "reason", "charge_id", "model")
 _COMPACT_AT = 400_000  # groups
 _COST_TOLERANCE = 1e-9
-_AGREEING = (RowClass.MATCHED.value, RowClass.MATCHED_LIVE.value)
+_AGREEING = (RowClass.MATCHED, RowClass.MATCHED_LIVE)
 _WINDOW = frozenset({Scope.WINDOW.value})
 _OUTSIDE = frozenset({Scope.LATE.value, Scope.HELD.value})
 
@@ -57,11 +57,10 @@ class Tally:
 
     def read(self, rows: pd.DataFrame, events: pd.DataFrame) -> None:
         """Counts what was read (ROWS and EVENTS), before it is classified. Of events, those of the window alone."""
-        counted = rows[rows["scope"].to_numpy(object) != Scope.CONTEXT.value]
-        self._read_rows.add(billable_spend(counted["spend"].to_numpy(np.float64)))
+        counted, inside = ~among(rows["scope"], [Scope.CONTEXT]), among(rows["scope"], [Scope.WINDOW])
+        self._read_rows.add(billable_spend(rows["spend"].to_numpy(np.float64)[counted]))
         self._read_events.add(exact.usable(events["response_cost"].to_numpy(np.float64)))
-        inside = counted["scope"].to_numpy(object) == Scope.WINDOW.value
-        for place, times in enumerate((counted["usage_ms"].to_numpy(np.int64)[inside], events["time_ms"])):
+        for place, times in enumerate((rows["usage_ms"].to_numpy(np.int64)[inside], events["time_ms"])):
             numbers, counts = np.unique(np.asarray(times, np.int64) // self.slice_ms, return_counts=True)
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
                 self._read_slices.setdefault(number, [0, 0])[place] += count
@@ -77,18 +76,20 @@ class Tally:
 
     def groups_of(self, packed: bytes) -> dict[tuple[str, str], int]:
         """How many rows of each charge ID and model a packed slice held."""
-        found: dict[tuple[str, str], int] = {}
-        for _, _, charge_id, model, _, count, *_ in orjson.loads(packed)["rows"]:
-            found[charge_id, model] = found.get((charge_id, model), 0) + count
-        return found
+        found = orjson.loads(packed)
+        words, counts = found["words"], dict[tuple[str, str], int]()
+        for (_, _, charge_id, model, _), (count, *_) in zip(found["rows"]["keys"], found["rows"]["sums"], strict=True):
+            key = (words[charge_id], words[model])
+            counts[key] = counts.get(key, 0) + count
+        return counts
 
     # --- what was found
 
     def add_rows(self, rows: pd.DataFrame) -> None:
         """Takes row verdicts (ROW_VERDICTS), each once. Rows that are context alone are left out."""
-        scope = rows["scope"]
-        if (scope.to_numpy(object) == Scope.CONTEXT.value).any():
-            rows = rows[(scope != Scope.CONTEXT.value).to_numpy(bool)]
+        context = among(rows["scope"], [Scope.CONTEXT])
+        if context.any():
+            rows = rows[~context]
         if rows.empty:
             return
         spend = rows["spend"].to_numpy(np.float64)
@@ -120,7 +121,7 @@ class Tally:
     def _same_money(self, rows: pd.DataFrame, spend: Doubles) -> None:
         """Raises `BooksFault` where an agreeing pair does not hold the same money on both sides."""
         cost = rows["event_cost"].to_numpy(np.float64)
-        agreeing = rows["class"].isin(_AGREEING).to_numpy(bool) & ~np.isnan(cost)
+        agreeing = among(rows["class"], _AGREEING) & ~np.isnan(cost)
         row, event = spend[agreeing], cost[agreeing]
         same = np.abs(row - event) <= _COST_TOLERANCE * np.maximum(np.abs(row), np.abs(event))
         if not same.all():
@@ -144,7 +145,11 @@ class Tally:
     def agreed_slices(
         self, numbers: Iterable[int], allowed_rows: Collection[str], allowed_events: Collection[str]
     ) -> list[int]:
-        """Those of the slices of which all that was read is booked, in these classes alone. Empty ones agree."""
+        """Those of the slices of which all that was read is booked, in these classes alone. Empty ones agree.
+
+        A slice with amounts that do not fit limbs is none of them: it cannot be packed.
+        """
+        odd = self._rows.odd_slices | self._events.odd_slices
         booked: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         spoiled: set[int] = set()
         for place, groups, allowed in ((0, self._rows, allowed_rows), (1, self._events, allowed_events)):
@@ -157,7 +162,7 @@ class Tally:
         return [
             number
             for number in numbers
-            if number not in spoiled and booked.get(number, nothing) == self._read_slices.get(number, nothing)
+            if number not in spoiled | odd and booked.get(number, nothing) == self._read_slices.get(number, nothing)
         ]
 
     def delivered_in(self, number: int) -> int:
@@ -168,33 +173,47 @@ class Tally:
     def pack(self, number: int, further: Any) -> bytes:
         """The totals of a slice that agrees, for `absorb`: what this run delivered stands as matched on both sides.
 
-        `further` travels along.
+        `further` travels along. Words are numbered; keys are class, reason, charge ID, model and day, sums the counters
+        and limbs of exact money.
         """
-        rows, events = [], []
-        for key, (counters, money) in self._rows.by(*_KEY[1:], only=number).items():
-            scope, name, reason, charge_id, model, day = key
-            if scope != Scope.WINDOW.value:
-                continue
-            if name == RowClass.DELIVERED.value:
-                name, reason = RowClass.MATCHED.value, ""
-                events.append([name, "", charge_id, model, day, 1 * counters[0], plain(money)])
-            rows.append([name, reason, charge_id, model, day, *counters, plain(money)])
-        for key, (counters, money) in self._events.by(*_KEY[2:], only=number).items():
-            events.append([*key, *counters, plain(money)])
-        return orjson.dumps({"rows": rows, "events": events, "further": further})
+        told = (Scope.WINDOW.value, RowClass.DELIVERED.value, RowClass.MATCHED.value, "")
+        window, delivered, matched, none = map(self._words.code, told)
+        keys, sums = self._rows.summed(range(len(_KEY)), only=number)
+        inside = keys[:, 1] == window
+        keys, sums = np.ascontiguousarray(keys[inside, 2:]), sums[inside]
+        event_keys, event_sums = self._events.summed(range(2, len(_KEY)), only=number)
+        sent = keys[:, 0] == delivered
+        keys[sent, :2] = matched, none
+        # Of a row its count and its money make the event that was delivered.
+        event_keys = np.concatenate([event_keys, keys[sent]])
+        event_sums = np.concatenate([event_sums, np.delete(sums[sent], (1, 2, 3), axis=1)])
+        used = np.unique(np.concatenate([keys[:, :4].ravel(), event_keys[:, :4].ravel()]))
+        for codes in (keys, event_keys):
+            codes[:, :4] = np.searchsorted(used, codes[:, :4])
+        return orjson.dumps(
+            {
+                "words": [self._words.words[code] for code in used.tolist()],
+                "rows": {"keys": keys, "sums": sums},
+                "events": {"keys": event_keys, "sums": event_sums},
+                "further": further,
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
 
     def absorb(self, number: int, packed: bytes) -> Any:
         """Adds the totals of a slice that an earlier run has packed; gives what travelled along."""
         found = orjson.loads(packed)
-        for groups, read, lines in (
+        codes = np.array([self._words.code(word) for word in found["words"]], np.int64)
+        window = self._words.code(Scope.WINDOW.value)
+        for groups, read, part in (
             (self._rows, self._read_rows, found["rows"]),
             (self._events, self._read_events, found["events"]),
         ):
-            for name, reason, charge_id, model, day, *counters, money in lines:
-                words = (Scope.WINDOW.value, name, reason, charge_id, model)
-                codes = (number, *(self._words.code(word) for word in words), day)
-                groups.put(codes, counters, Decimal(money))
-                read.put(counters[0], Decimal(money))
+            if part["keys"]:
+                keys, sums = np.array(part["keys"], np.int64), np.array(part["sums"], np.int64)
+                where = np.tile([[number, window]], (len(keys), 1))
+                groups.take(np.column_stack([where, codes[keys[:, :4]], keys[:, 4]]), sums)
+                read.take(int(sums[:, 0].sum()), sums[:, -4:])
         return found["further"]
 
     # --- what a document shows
@@ -297,9 +316,9 @@ class _Read:
         self._sums += sign * limbs.sum(axis=0)
         self._odd += [sign * amount for amount in exact.odd_amounts(amounts, odd)]
 
-    def put(self, count: int, money: Decimal) -> None:
+    def take(self, count: int, limbs: Ints) -> None:
         self.count += count
-        self._odd.append(money)
+        self._sums += limbs.sum(axis=0)
 
     @property
     def money(self) -> Decimal:
@@ -316,61 +335,70 @@ class _Groups:
         self._keys: list[Ints] = []  # chunks of (groups, key columns)
         self._values: list[Ints] = []  # chunks of (groups, counters and limbs)
         self._size = 0
-        # Amounts that do not fit limbs, and those that came as decimals, by key.
-        self._further: dict[tuple[int, ...], tuple[list[int], Decimal]] = {}
+        # Amounts that do not fit limbs, by key.
+        self._odd: dict[tuple[int, ...], Decimal] = {}
 
     def add(self, keys: list[Ints], counters: list[Ints], amounts: Doubles) -> None:
         limbs, odd = exact.limbs_of(amounts)
         for place, amount in zip(odd.tolist(), exact.odd_amounts(amounts, odd), strict=True):
-            self.put(tuple(int(column[place]) for column in keys), [0] * self._width, amount)
-        self._take(np.stack(keys, axis=1), np.concatenate([np.stack(counters, axis=1), limbs], axis=1))
-        if self._size > _COMPACT_AT:
-            keys_so_far, values_so_far = np.concatenate(self._keys), np.concatenate(self._values)
-            self._keys, self._values, self._size = [], [], 0
-            self._take(keys_so_far, values_so_far)
+            key = tuple(int(column[place]) for column in keys)
+            self._odd[key] = add((self._odd.get(key, Decimal(0)), amount))
+        self.take(np.stack(keys, axis=1), np.concatenate([np.stack(counters, axis=1), limbs], axis=1))
 
-    def put(self, key: tuple[int, ...], counters: list[int], money: Decimal) -> None:
-        known, sums = self._further.get(key, ([0] * self._width, Decimal(0)))
-        self._further[key] = ([a + b for a, b in zip(known, counters, strict=True)], add((sums, money)))
-
-    def _take(self, keys: Ints, values: Ints) -> None:
-        group, first = _numbered(keys)
-        sums = np.zeros((len(first), values.shape[1]), np.int64)
-        order = np.argsort(group, kind="stable")
-        starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
-        sums[:] = np.add.reduceat(values[order], starts, axis=0)
-        self._keys.append(keys[first])
+    def take(self, keys: Ints, values: Ints) -> None:
+        """Adds counters and limbs (a row of `values`) to each key (a row of `keys`)."""
+        keys, sums = _added(keys, values)
+        self._keys.append(keys)
         self._values.append(_normal(sums, self._width))
-        self._size += len(first)
+        self._size += len(keys)
+        if self._size > _COMPACT_AT:
+            keys, sums = self.summed(range(len(_KEY)))
+            self._keys, self._values, self._size = [keys], [sums], len(keys)
+
+    def summed(self, columns: Sequence[int], only: int | None = None) -> tuple[Ints, Ints]:
+        """Keys of these columns, each once, with their counters and limbs; `only` of one slice."""
+        chosen = [
+            (keys[at], values[at])
+            for keys, values in zip(self._keys, self._values, strict=True)
+            if (at := np.full(len(keys), True) if only is None else keys[:, 0] == only).any()
+        ]
+        if not chosen:
+            return np.zeros((0, len(columns)), np.int64), np.zeros((0, self._width + 4), np.int64)
+        keys, values = (np.concatenate(part) for part in zip(*chosen, strict=True))
+        keys, sums = _added(keys[:, list(columns)], values)
+        return keys, _normal(sums, self._width)
+
+    @property
+    def odd_slices(self) -> set[int]:
+        """The slices that hold amounts which do not fit limbs."""
+        return {key[0] for key in self._odd}
 
     def by(self, *names: str, only: int | None = None) -> dict[tuple[str | int, ...], tuple[list[int], Decimal]]:
         """Counters and money by these parts of the key; `only` one slice."""
         columns = [_KEY.index(name) for name in names]
         found: dict[tuple[str | int, ...], tuple[list[int], Decimal]] = {}
-        if self._keys:
-            keys, values = np.concatenate(self._keys), np.concatenate(self._values)
-            if only is not None:
-                keys, values = keys[keys[:, 0] == only], values[keys[:, 0] == only]
-            if len(keys):
-                group, first = _numbered(keys[:, columns])
-                order = np.argsort(group, kind="stable")
-                starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
-                sums = np.add.reduceat(values[order], starts, axis=0)
-                money = exact.as_decimals(sums[:, self._width :])
-                for codes, counters, amount in zip(
-                    keys[first][:, columns].tolist(), sums[:, : self._width].tolist(), money, strict=True
-                ):
-                    found[self._named(names, codes)] = (counters, amount)
-        for key, (counters, amount) in self._further.items():
+        keys, sums = self.summed(columns, only)
+        money = exact.as_decimals(sums[:, self._width :])
+        for codes, counters, amount in zip(keys.tolist(), sums[:, : self._width].tolist(), money, strict=True):
+            found[self._named(names, codes)] = (counters, amount)
+        for key, amount in self._odd.items():
             if only is None or key[0] == only:
                 name = self._named(names, [key[column] for column in columns])
-                known, sums_so_far = found.get(name, ([0] * self._width, Decimal(0)))
-                found[name] = ([a + b for a, b in zip(known, counters, strict=True)], add((sums_so_far, amount)))
+                counters, so_far = found[name]
+                found[name] = (counters, add((so_far, amount)))
         return found
 
     def _named(self, names: Iterable[str], codes: list[int]) -> tuple[str | int, ...]:
         words = self._words.words
         return tuple(words[code] if name in _WORDS else code for name, code in zip(names, codes, strict=True))
+
+
+def _added(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
+    """Each key once, in order of first appearance, and the sums of its values."""
+    group, first = _numbered(keys)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
+    return keys[first], np.add.reduceat(values[order], starts, axis=0)
 
 
 def _numbered(keys: Ints) -> tuple[Ints, Ints]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pandas as pd
 from sqlalchemy import insert, text
 
@@ -19,8 +20,18 @@ from reconcile import statements
 from reconcile.ledger.database import LedgerDatabase, Stream
 from reconcile.ledger.tables import journal
 
-_CLAIMED = ("request_id", "start_ms", "charge_id", "subscription_id", "transaction_id", "usage_ms", "spend", "batch")
+_CLAIMED_TEXT = ("request_id", "charge_id", "subscription_id", "transaction_id")
+_CLAIMED_NUMBERS = ("start_ms", "usage_ms", "spend", "batch")
 _DELIVERED = ("request_id", "charge_id", "transaction_id", "start_ms", "taken", "sent_at")
+
+
+def _as_json(values: Sequence[str]) -> str:
+    return orjson.dumps(values).decode()
+
+
+def _as_array(numbers: Sequence[float]) -> str:
+    """Numbers as Postgres writes an array of them."""
+    return "{" + ",".join(map(repr, numbers)) + "}"
 
 
 class Deliveries(LedgerDatabase):
@@ -67,7 +78,8 @@ class Deliveries(LedgerDatabase):
                     "sent_at": datetime.now(UTC),
                     "settled_before": settled_before,
                     "ours": ours,
-                    **{name: rows[name].tolist() for name in _CLAIMED},
+                    **{name: _as_json(rows[name].tolist()) for name in _CLAIMED_TEXT},
+                    **{name: _as_array(rows[name].tolist()) for name in _CLAIMED_NUMBERS},
                 },
             )
             for (place,) in refused:
@@ -94,14 +106,23 @@ class Deliveries(LedgerDatabase):
                 ],
             )
 
-    def verified(self, run_id: str, transaction_ids: Sequence[str]) -> None:
-        """Takes down that Lago was read back and shows these deliveries of the run: a line per batch."""
+    def verified(self, run_id: str, batches: tuple[int, int], transaction_ids: Sequence[str]) -> None:
+        """Takes down that Lago was read back and shows these deliveries of the run: a line per batch.
+
+        `batches` are the first and the last of those that they left in.
+        """
         if not transaction_ids:
             return
         with self._begin() as connection:
             connection.execute(
                 text(statements.text("verify_deliveries")),
-                {"run_id": run_id, "at": datetime.now(UTC), "shown": list(transaction_ids)},
+                {
+                    "run_id": run_id,
+                    "at": datetime.now(UTC),
+                    "first_batch": batches[0],
+                    "last_batch": batches[1],
+                    "shown": _as_json(transaction_ids),
+                },
             )
 
     def answered(self, run_id: str, answers: Sequence[Mapping[str, Any]]) -> None:

@@ -93,12 +93,12 @@ def reconcile(run: Run, books: Books) -> Seen:
                     books.add_rows(chosen.kept)
                     keep_held(run, chosen.kept)
 
-                    # Written down, sent, answered, read back.
+                    # Written down, sent and answered while the next part is read; read back now and then.
                     books.note_pushed(chosen)
                     books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
                     in_hand = empty(ROW_VERDICTS)
                     if courier.is_full or part.is_last:
-                        books.add_rows(courier.read_back())
+                        books.add_rows(courier.read_back(), courier.details)
                     courier.go_on()
                     if part.is_last:
                         break
@@ -121,8 +121,10 @@ def reconcile(run: Run, books: Books) -> Seen:
         # What is undecided yet, so that every row and event that was read is in a class.
         rest = classification.settle(empty(ROWS), empty(EVENTS), None)
         rows, events = judged(rest.rows, rest.events, directory.coverage)
-        books.add_rows(joined([courier.abandon(), in_hand, pending.rows, rows]))
+        books.add_rows(joined([courier.abandon(), in_hand, pending.rows, rows]), courier.details)
         books.add_events(joined([pending.events, events]), counted)
+    finally:
+        courier.close()
     return replace(seen, verified=courier.verified, **run.figures())
 
 

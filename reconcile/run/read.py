@@ -13,6 +13,7 @@ import pandas as pd
 
 from reconcile.classify import without_copies
 from reconcile.classify.second_writing import overlapping
+from reconcile.domain.exact import usable
 from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
 from reconcile.domain.instants import milliseconds
 from reconcile.domain.vocabulary import Scope
@@ -156,16 +157,16 @@ def _scoped(rows: pd.DataFrame, part: Part, plan: Plan) -> pd.DataFrame:
     """Gives every row its scope. A copy of the ledger's keeps the one that it has."""
     times = rows["usage_ms"].to_numpy(np.int64)
     inside = (times >= milliseconds(part.window.start)) & (times < milliseconds(part.window.end))
-    scope = np.where(inside, part.scope.value, Scope.CONTEXT.value).astype(object)
+    words = [one.value for one in Scope]
+    context, held, late, own = (words.index(one.value) for one in (Scope.CONTEXT, Scope.HELD, Scope.LATE, part.scope))
+    scope = np.where(inside, own, context)
     copies = among(rows["scope"], [Scope.HELD])
     # What is read for its neighbours' sake is in the core of another stretch, if it is anybody's business.
-    scope[copies] = Scope.HELD.value if part.core else Scope.CONTEXT.value
+    scope[copies] = held if part.core else context
     if part.core and part.scope is not Scope.WINDOW:
-        scope[_among(rows, {row.key for row in plan.retried})] = Scope.HELD.value
-        scope[_among(rows, plan.late)] = Scope.LATE.value
-    words = [one.value for one in Scope]
-    codes = np.select([scope == word for word in words], range(len(words)))
-    return rows.assign(scope=pd.Categorical.from_codes(codes, pd.Index(words, dtype="str")))
+        scope[_among(rows, {row.key for row in plan.retried})] = held
+        scope[_among(rows, plan.late)] = late
+    return rows.assign(scope=pd.Categorical.from_codes(scope, pd.Index(words, dtype="str")))
 
 
 def _among(rows: pd.DataFrame, keys: frozenset[Key] | set[Key]) -> npt.NDArray[np.bool_]:
@@ -186,7 +187,7 @@ def _named_for_lago(
     since = int(
         min(rows["usage_ms"].min() if len(rows) else np.inf, events["time_ms"].min() if len(events) else np.inf, 2**62)
     )
-    money = {str(name): float(spend) for name, spend in rows.groupby("charge_id", observed=True)["spend"].sum().items()}
+    money = _money(rows)
     if directory.by_customer:
         directory.learn(charge_ids, subscription_ids=subscriptions, since_ms=since, money=money)
         coverage = directory.coverage
@@ -197,6 +198,13 @@ def _named_for_lago(
         )
     directory.learn({*charge_ids, *subscriptions}, since_ms=since, money=money)
     return rows, events
+
+
+def _money(rows: pd.DataFrame) -> dict[str, float]:
+    """What the rows of each charge ID cost, about: it decides whom Lago is asked about first."""
+    codes, names = rows["charge_id"].cat.codes.to_numpy(), rows["charge_id"].cat.categories.tolist()
+    sums = np.bincount(codes, weights=usable(rows["spend"].to_numpy(np.float64)), minlength=len(names))
+    return {names[code]: float(sums[code]) for code in np.unique(codes).tolist()}
 
 
 def _used(column: pd.Series) -> list[str]:

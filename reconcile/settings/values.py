@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -139,10 +140,16 @@ def api_key(text: str) -> SecretStr:
 
 def time_zone(text: str) -> ZoneInfo:
     """A zone of the IANA database."""
-    # `localtime` is a file beside the zones: another zone on another machine.
-    if text not in available_timezones() - {"localtime"}:
+    if text not in _zones():
         raise ValueError(f"{shown(text)} is not an IANA time zone")
     return ZoneInfo(text)
+
+
+@cache
+def _zones() -> frozenset[str]:
+    """The names of all zones; to find them, some 600 files are opened."""
+    # `localtime` is a file beside the zones: another zone on another machine.
+    return frozenset(available_timezones() - {"localtime"})
 
 
 def properties(text: str) -> dict[str, str]:

@@ -279,7 +279,7 @@ def test_the_journal_tells_what_became_of_each_event(ledger: Ledger, empty_datab
     ledger.answered("run-1", [{**accepted("llm_team-a_r-1"), "batch": 7}, refused])
     ledger.answered("run-1", [{**accepted(""), "batch": 8, "events": 100}])
     ledger.answered("run-1", [])
-    ledger.verified("run-1", ["llm_team-a_r-1"])
+    ledger.verified("run-1", (7, 7), ["llm_team-a_r-1"])
     statement = (
         "SELECT run_id, batch, transaction_id, what, http_status, reason, events FROM reconcile.journal ORDER BY entry"
     )
