@@ -104,7 +104,6 @@ def reconcile(run: Run, books: Books) -> Seen:
                         break
             courier.end_stretch()
 
-        keep(run, plan, books)
         courier.raise_doubt()
         seen = replace(
             seen,
@@ -175,7 +174,10 @@ def _recorded(run: Run) -> Result:
     exit_code = EXIT_CODES[found.status]
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
-    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
+    # Kept with the run's end, or not at all: what a run that did not finish said of late rows is said by nobody.
+    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext(), ledger.together():
+        if fault is None and seen.plan is not None:
+            keep(run, seen.plan, books)
         keep_widest(run, widest)
         ledger.finish_run(
             run.run_id,

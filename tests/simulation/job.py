@@ -25,7 +25,7 @@ from reconcile.lago import delivery, gate, http, listing, patience
 from reconcile.lago.wire import NoAnswer, Response
 from reconcile.ledger import Ledger
 from reconcile.litellm import feed
-from reconcile.run import job, preflight
+from reconcile.run import courier, job, preflight
 from reconcile.run.order import Order, Result
 from reconcile.settings import Settings
 
@@ -183,6 +183,7 @@ def run(
         (preflight, "open_ledger", open_ledger),
         (job, "open_ledger", open_ledger),
         (delivery, "ThreadPoolExecutor", InlineExecutor),
+        (courier, "ThreadPoolExecutor", InlineExecutor),
         (listing, "ThreadPoolExecutor", LazyExecutor),
         (feed, "ThreadPoolExecutor", LazyExecutor),
         (listing, "_pieces", _pieces),

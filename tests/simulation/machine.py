@@ -198,10 +198,10 @@ class InlineExecutor:
     def __exit__(self, *_: object) -> None:
         return
 
-    def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
-            future.set_result(work(*arguments))
+            future.set_result(work(*arguments, **named))
         except BaseException as error:
             future.set_exception(error)
         return future
@@ -213,5 +213,5 @@ class InlineExecutor:
 class LazyExecutor(InlineExecutor):
     """What a thread would do is done when it is waited for: its caller may hold a lock as it hands it over."""
 
-    def submit(self, work: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
-        return LazyFuture(lambda: work(*arguments))
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        return LazyFuture(lambda: work(*arguments, **named))
