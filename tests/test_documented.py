@@ -106,6 +106,8 @@ def test_every_exit_code() -> None:
     used = {one.exit_code for one in subclasses(errors.ReconcileError)} | {0, 1}
     assert {int(code) for code in rows} == used
     assert len(rows) == len(used)
+    airflow = (ROOT / "docs/airflow.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([0-9]+) \|", airflow, re.MULTILINE) == rows
 
 
 def test_every_kind_of_fault() -> None:
