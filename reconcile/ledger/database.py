@@ -51,6 +51,7 @@ class LedgerDatabase:
         self._engine = watched_engine(url)
         self._shared: Connection | None = None
         self._turn = threading.Lock()
+        self._together: Connection | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +67,9 @@ class LedgerDatabase:
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """One transaction on the ledger's own connection, which is kept; one thread at a time uses it."""
+        if self._together is not None:
+            yield self._together
+            return
         with self._turn:
             try:
                 if self._shared is None or self._shared.closed:
@@ -75,6 +79,16 @@ class LedgerDatabase:
             except DBAPIError as error:
                 self.close()
                 raise explained(error, self.where) from None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is written as one, or not at all. No other thread may use the ledger meanwhile."""
+        with self._begin() as connection:
+            self._together = connection
+            try:
+                yield
+            finally:
+                self._together = None
 
     def is_current(self) -> bool:
         """Whether the schema is there, as this release needs it. Raises as any use of the database does."""

@@ -106,7 +106,6 @@ def reconcile(run: Run, books: Books) -> Seen:
                         break
             courier.end_stretch()
 
-        keep(run, plan, books)
         courier.raise_doubt()
         seen = replace(
             seen,
@@ -183,8 +182,12 @@ def _recorded(run: Run) -> Result:
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
     try:
-        keep_widest(run, widest)
-        _finish(ledger, found, exit_code)
+        # Kept with the run's end, or not at all: what a run that did not finish said of late rows is said by nobody.
+        with ledger.together():
+            if fault is None and seen.plan is not None:
+                keep(run, seen.plan, books)
+            keep_widest(run, widest)
+            _finish(ledger, found, exit_code)
     except ReconcileError as error:
         if fault is None:
             # What was done stands in the document; that it is not recorded is said there, and by the exit code.
