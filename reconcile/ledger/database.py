@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
@@ -23,6 +23,21 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _WRONG_ANSWER = re.compile(
     r"password authentication failed|no password supplied|does not exist|no pg_hba\.conf entry|permission denied",
     re.IGNORECASE,
+)
+
+SESSION: Final = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""What Postgres is told in each transaction: it is to notice within about a minute that the machine of a run is gone.
+Left to the kernel, the locks of that run would be in the way of the next one for two hours."""
+
+# Nothing of the ledger is locked for long, but by a run whose machine is gone.
+_WATCHFUL = text(
+    "SELECT "
+    + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in (SESSION | {"lock_timeout": "90s"}).items())
 )
 
 
@@ -75,6 +90,7 @@ class LedgerDatabase:
                 if self._shared is None or self._shared.closed:
                     self._shared = self._engine.connect()
                 with self._shared.begin():
+                    self._shared.execute(_WATCHFUL)
                     yield self._shared
             except DBAPIError as error:
                 self.close()

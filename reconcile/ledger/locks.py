@@ -10,18 +10,12 @@ from sqlalchemy import Connection, Engine, make_url, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from reconcile.errors import LockedError
-from reconcile.ledger.database import LedgerDatabase, Stream, explained, watched_engine
+from reconcile.ledger.database import SESSION, LedgerDatabase, Stream, explained, watched_engine
 from reconcile.ledger.tables import runs
 from reconcile.settings.database import Database
 
-# The transaction of a lock is open as long as its run, and idle nearly all the time. Where the machine of the run is
-# gone, Postgres finds out within about a minute; left to the kernel, nobody else could have the lock for two hours.
-_SESSION = {
-    "idle_in_transaction_session_timeout": 0,
-    "tcp_keepalives_idle": 30,
-    "tcp_keepalives_interval": 10,
-    "tcp_keepalives_count": 3,
-}
+# The transaction of a lock is open as long as its run, and idle nearly all the time.
+_SESSION = SESSION | {"idle_in_transaction_session_timeout": "0"}
 
 
 class Locks(LedgerDatabase):

@@ -28,7 +28,8 @@ _SO_ATTACH_FILTER = 26
 class Trap:
     """What to wait for, and what to do then.
 
-    `patterns` are looked for one after another in what clients send on one connection. `then`: `freeze` stops all
+    `patterns` are looked for one after another in what clients send, on one connection or, for requests of HTTP, on
+    any. `then`: `freeze` stops all
     traffic of the proxy until `resume` or `release`; `reset` resets the connection on both sides; `silence` moves
     nothing on it any more, though the kernel still acknowledges what arrives; `vanish` acknowledges nothing either, as
     when the machine on the other side is gone. `times` connections meet it.
@@ -39,6 +40,7 @@ class Trap:
     then: Then = "freeze"
     times: int = 1
     sprung: threading.Event = field(default_factory=threading.Event)
+    stages: dict[_Link | None, int] = field(default_factory=dict)  # how many patterns were seen, by connection
 
 
 @dataclass(eq=False)
@@ -47,8 +49,7 @@ class _Link:
 
     client: socket.socket
     server: socket.socket
-    seen: bytes = b""
-    stage: int = 0
+    seen: dict[Trap, bytes] = field(default_factory=dict)
     answer: Trap | None = None  # springs at the server's next bytes
     silent: bool = False
 
@@ -201,16 +202,19 @@ class Proxy:
         """Whether what a client sent goes on to the server."""
         if link.silent:
             return False
-        link.seen = link.seen[-_KEPT:] + data
         for trap in self.traps:
             if trap.times <= 0:
                 continue
-            while link.stage < len(trap.patterns) and trap.patterns[link.stage] in link.seen:
-                link.seen = link.seen.partition(trap.patterns[link.stage])[2]
-                link.stage += 1
-            if link.stage == len(trap.patterns):
+            seen = link.seen.get(trap, b"")[-_KEPT:] + data
+            counted = None if trap.patterns[0].startswith((b"GET", b"POST")) else link
+            stage = trap.stages.get(counted, 0)
+            while stage < len(trap.patterns) and trap.patterns[stage] in seen:
+                seen = seen.partition(trap.patterns[stage])[2]
+                stage += 1
+            link.seen[trap], trap.stages[counted] = seen, stage
+            if stage == len(trap.patterns):
                 trap.times -= 1
-                link.stage = 0
+                trap.stages[counted] = 0
                 if trap.when == "after":
                     link.answer = trap
                     continue

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from reconcile.errors import DatabaseFault, LockedError, PreflightError
 from reconcile.ledger import Ledger, Stream, new_run_id
@@ -181,6 +181,14 @@ def test_a_lost_lock_is_noticed(ledger: Ledger, empty_database_url: str) -> None
         assert query(empty_database_url, terminate) == [(True,)]
         with pytest.raises(DatabaseFault, match=r"^RECONCILE_STATE_URL: "):
             lock.confirm()
+
+
+def test_postgres_is_told_to_notice_that_a_machine_is_gone(ledger: Ledger) -> None:
+    """Also in the sessions of the ledger itself: rows that they have locked are in the way of the next run."""
+    with ledger.lock(STREAM) as lock, ledger._begin() as connection:
+        for one in (lock._held[0][0], connection):
+            asked = [one.scalar(text(f"SHOW {name}")) for name in ("tcp_keepalives_idle", "tcp_user_timeout")]
+            assert asked == ["30", "60000"]
 
 
 # --- deliveries
