@@ -245,7 +245,7 @@ FAULTS: tuple[Callable[[Living, bool], None], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a process needs: memory of its own in MB, descriptors, threads."""
+    """What a process needs: memory in MB, descriptors, threads."""
 
     memory: float
     descriptors: int
@@ -254,12 +254,9 @@ class Figures:
 
 def figures(pid: int) -> Figures:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    memory = sum(
-        int(line.split()[1])
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.startswith(("Private_Clean:", "Private_Dirty:"))
+    return Figures(
+        int(status["VmRSS"].split()[0]) / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), int(status["Threads"])
     )
-    return Figures(memory / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), int(status["Threads"]))
 
 
 @contextlib.contextmanager
