@@ -1,3 +1,3 @@
 """Reconciles LiteLLM's spend logs with the usage events in Lago."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

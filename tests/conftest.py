@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from reconcile.lago import Lago as Client
+from reconcile.lago import Retry, http
+from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn, Organization
 from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.litellm_schema import migrate
@@ -18,6 +22,7 @@ from reconcile.sandbox.servers import lago_server
 
 TEMPLATE = "litellm_template"
 LAGO_KEY = "lago-test-key-3f9c"
+SOON_GIVEN_UP = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None)
@@ -96,3 +101,10 @@ def clickhouse_lago(empty_database_url: str) -> Iterator[Lago]:
         organization.add_billable_metric("llm_usage")
         with lago_server(stand_in) as url:
             yield Lago(url, LAGO_KEY, stand_in, organization)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lago is given up on after moments, where a run in this process would try for a minute and a half."""
+    monkeypatch.setattr(preflight, "Lago", partial(Client, retry=SOON_GIVEN_UP))
+    monkeypatch.setattr(http, "PREFLIGHT", SOON_GIVEN_UP)

@@ -1,4 +1,4 @@
-"""docs/operations.md tells of everything that there is, and of nothing else."""
+"""The pages tell of everything that there is, and of nothing else; their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,22 +12,51 @@ import typer.main
 
 from reconcile import errors, settings
 from reconcile.cli import app
-from reconcile.domain.vocabulary import EVENT_CLASSES, EVENT_REASONS, ROW_CLASSES, ROW_REASONS, Reason
+from reconcile.domain.vocabulary import (
+    EVENT_CLASSES,
+    EVENT_REASONS,
+    ROW_CLASSES,
+    ROW_REASONS,
+    FindingKind,
+    Reason,
+    Scope,
+)
 from reconcile.unattended.metrics import ScheduleMetrics
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 SETTINGS = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+GLOSSARY = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+MATCHING = (ROOT / "docs/matching.md").read_text(encoding="utf-8")
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), ROOT / "callback/README.md"])
 
 
-def section(title: str) -> str:
-    return RUNBOOK.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+def section(title: str, page: str = RUNBOOK) -> str:
+    return page.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def first_cells(title: str) -> set[str]:
+def first_cells(title: str, page: str = RUNBOOK) -> set[str]:
     """What stands in backticks in the first column of the section's tables."""
-    rows = [line.split("|")[1] for line in section(title).splitlines() if line.startswith("|")]
+    rows = [line.split("|")[1] for line in section(title, page).splitlines() if line.startswith("|")]
     return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def classes_of_reasons(page: str, title: str) -> dict[str, set[str]]:
+    """Of a table `| class | reason | … |` whose empty first cells repeat the one above: each reason's classes."""
+    named: dict[str, set[str]] = {}
+    classes: set[str] = set()
+    for line in section(title, page).splitlines():
+        if line.startswith("| "):
+            cells = line.split("|")
+            classes = set(re.findall(r"`([^`]+)`", cells[1])) or classes
+            for reason in re.findall(r"`([^`]+)`", cells[2]):
+                named.setdefault(reason, set()).update(classes)
+    return named
+
+
+def classes_of(reason: Reason) -> set[str]:
+    tables = (*ROW_REASONS.items(), *EVENT_REASONS.items())
+    return {str(name) for name, reasons in tables if reason in reasons}
 
 
 def commands() -> dict[str, click.Command]:
@@ -77,6 +106,8 @@ def test_every_exit_code() -> None:
     used = {one.exit_code for one in subclasses(errors.ReconcileError)} | {0, 1}
     assert {int(code) for code in rows} == used
     assert len(rows) == len(used)
+    airflow = (ROOT / "docs/airflow.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([0-9]+) \|", airflow, re.MULTILINE) == rows
 
 
 def test_every_kind_of_fault() -> None:
@@ -93,9 +124,32 @@ def test_every_reason() -> None:
     for line in section("Reasons").splitlines()[2:]:
         for reason in re.findall(r"`([^`]+)`", line.split("|")[1] if line else ""):
             named[reason] = set(line.split("|")[2].strip().split(", "))
-    tables = (*ROW_REASONS.items(), *EVENT_REASONS.items())
     for reason in Reason:
-        assert named[reason] == {str(name) for name, reasons in tables if reason in reasons}, reason
+        assert named[reason] == classes_of(reason), reason
+
+
+def test_the_glossary_has_every_word() -> None:
+    assert first_cells("Classes of rows", GLOSSARY) == {*ROW_CLASSES}
+    others = {*EVENT_CLASSES} - {*ROW_CLASSES}
+    assert first_cells("Classes of events", GLOSSARY) == others
+    assert set(re.findall(r"`([^`]+)`", section("Classes of events", GLOSSARY))) >= {*EVENT_CLASSES}
+    assert classes_of_reasons(GLOSSARY, "Reasons") == {str(reason): classes_of(reason) for reason in Reason}
+    assert first_cells("Findings", GLOSSARY) == {*FindingKind}
+    (scopes,) = re.findall(r"^`scope` says(?:.+\n)+", GLOSSARY, re.MULTILINE)
+    assert set(re.findall(r"`([^`]+)`", scopes)) == {"scope", *Scope}
+
+
+def test_the_glossary_gives_each_word_one_meaning() -> None:
+    words = re.findall(r"^\| ([^|`]+) \|", GLOSSARY, re.MULTILINE)
+    words = [word for word in words if word not in ("word", "class", "finding", "---")]
+    assert len(words) == len(set(words))
+
+
+def test_the_page_on_matching_has_every_class_and_reason() -> None:
+    assert first_cells("What the classes mean, and what to do", MATCHING) == {*ROW_CLASSES, *EVENT_CLASSES}
+    told = classes_of_reasons(MATCHING, "The reasons")
+    unsaid = {reason for reason in Reason if classes_of(reason) == {"delivered"}}  # they need no word
+    assert told == {str(reason): classes_of(reason) for reason in Reason if reason not in unsaid}
 
 
 def test_every_alert() -> None:
@@ -129,15 +183,19 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert set(metrics()) - asked == {"reconcile_last_run_timestamp_seconds", "reconcile_build_info"}
 
 
-@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"], ids=lambda page: page.name)
+def anchors(page: Path) -> set[str]:
+    """The names under which the headings of a page can be linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith(("http:", "https:")):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = target.partition("#")
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        if anchor:
+            assert anchor in anchors(other), target

@@ -46,7 +46,7 @@ class Rules:
     `exclude` may hold `cache_hit` and `zero_cost`; `clickhouse` says that one transaction ID at two milliseconds is
     two events, and `copies` whether Lago bills each copy of one there (`billed`) or `one` of them. `own_ids` are the
     charge IDs of the house itself. `aggregation` is the metric's type, and `own_number` the number of a row that it
-    reads: `spend`, a count of tokens, `one` (each event counts 1), or None where that cannot be told.
+    reads: `spend`, a count of tokens, `one` (each event counts 1), or None where that is not known.
     """
 
     code: str

@@ -79,7 +79,7 @@ def differences(rows: Table, row: Ints, events: Table, event: Ints) -> Differenc
 
 
 def own_numbers(rows: Table, row: Ints, rules: Rules) -> Doubles | None:
-    """The number of each row that the metric reads; None where that cannot be told."""
+    """The number of each row that the metric reads; None where that is not known."""
     if rules.own_number is None:
         return None
     if rules.own_number == "one":

@@ -131,6 +131,7 @@ def work(
     """
     from reconcile.run import job
     from reconcile.unattended import oneshot
+    from reconcile.unattended.heartbeat import Heartbeat
 
     gc.freeze()  # what is imported stays
     if formats and output is None:
@@ -142,18 +143,27 @@ def work(
     for warning in settings.warnings():
         log.warning(warning)
     wanted = [one.value for one in formats or (Format.html, Format.json)]
+    heartbeat = Heartbeat.of(settings, order)
+
+    def announce(text: str) -> None:
+        heartbeat.begins()
+        say(text)
+
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(stopping())
         try:
             with progress_bar() as progress:
-                result = job.run(settings, order, stop=stop, progress=progress, announce=say)
+                result = job.run(settings, order, stop=stop, progress=progress, announce=announce)
         except ReconcileError as error:
+            heartbeat.ended(error.exit_code)
             oneshot.refused(settings, order, error, stop)
             raise
         except Exception as error:
             defect = Defect.of(error)
+            heartbeat.ended(defect.exit_code)
             oneshot.refused(settings, order, defect, stop)
             raise defect from None
+        heartbeat.ended(result.exit_code)
         oneshot.ended(settings, order, result, _planned(result.document, output, wanted), stop)
     if result.exit_code == job.EXIT_INTERRUPTED:
         say("interrupted; running it again is safe and carries on")

@@ -26,7 +26,7 @@ ROWS: Mapping[str, str] = {
     "model_group": NAME,
     "provider": NAME,
     "charge_id": NAME,
-    "subscription_id": NAME,  # the one that its event belongs to; '' where it cannot be told
+    "subscription_id": NAME,  # the one that its event belongs to; '' where that is not known
     "status": NAME,
     "cache_hit": NAME,
     "call_type": NAME,
@@ -131,6 +131,11 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         else:
             columns[name] = pd.concat(parts, ignore_index=True).array
     return pd.DataFrame(columns)
+
+
+def where(frame: pd.DataFrame, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """The rows where `wanted` holds. Nothing is copied where it holds everywhere, as it mostly does."""
+    return frame if wanted.all() else frame[wanted]
 
 
 def among(column: pd.Series, words: Collection[str]) -> npt.NDArray[np.bool_]:

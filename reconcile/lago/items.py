@@ -205,7 +205,7 @@ def read_charge(found: Mapping[str, Any]) -> Charge:
 
 
 def is_free(charge_model: str | None, properties: Mapping[str, Any]) -> bool:
-    """Whether a charge's properties put the price 0 on any usage whatever. False where that cannot be told."""
+    """Whether a charge's properties put the price 0 on any usage whatever. False where that is not known."""
     if charge_model in ("standard", "package"):
         return _zero(properties.get("amount"))
     if charge_model == "percentage":

@@ -27,10 +27,11 @@ _NAMED_AT_MOST = 20
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One finding about the metric or a plan."""
+    """One finding about the metric, a plan, or `count` subscriptions."""
 
     kind: FindingKind
     text: str
+    count: int = 0
 
 
 def refusal(metric: Metric, properties: Mapping[str, str]) -> str | None:
@@ -82,8 +83,8 @@ def plans_not_shown(unknown: int, guessed: int) -> tuple[Remark, ...]:
         found.append(
             Remark(
                 FindingKind.LAGO_COUNTS,
-                f"Lago does not show the plans of {unknown} subscriptions: that they have a charge on the metric is "
-                "taken for granted",
+                f"Lago does not show the plans of {unknown} subscriptions: they are taken to price the metric",
+                unknown,
             )
         )
     if guessed:
@@ -92,6 +93,7 @@ def plans_not_shown(unknown: int, guessed: int) -> tuple[Remark, ...]:
                 FindingKind.LAGO_COUNTS,
                 f"{guessed} subscriptions were judged by the plan of their plan's code: whether theirs was overridden "
                 "was not asked, or Lago does not say",
+                guessed,
             )
         )
     return tuple(found)

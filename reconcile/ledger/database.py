@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class LedgerDatabase:
             url, poolclass=NullPool, connect_args={"prepare_threshold": None, "connect_timeout": 10}
         )
         self._shared: Connection | None = None
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -65,15 +67,16 @@ class LedgerDatabase:
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        """One transaction on the ledger's own connection, which is kept; the caller's thread alone uses it."""
-        try:
-            if self._shared is None or self._shared.closed:
-                self._shared = self._engine.connect()
-            with self._shared.begin():
-                yield self._shared
-        except DBAPIError as error:
-            self.close()
-            raise explained(error, self.where) from None
+        """One transaction on the ledger's own connection, which is kept; one thread at a time uses it."""
+        with self._turn:
+            try:
+                if self._shared is None or self._shared.closed:
+                    self._shared = self._engine.connect()
+                with self._shared.begin():
+                    yield self._shared
+            except DBAPIError as error:
+                self.close()
+                raise explained(error, self.where) from None
 
     def is_current(self) -> bool:
         """Whether the schema is there, as this release needs it. Raises as any use of the database does."""

@@ -34,6 +34,16 @@ def _as_array(numbers: Sequence[float]) -> str:
     return "{" + ",".join(map(repr, numbers)) + "}"
 
 
+def _delivered(found: list[Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(found, columns=list(_DELIVERED))
+    return frame.astype(
+        {"request_id": "str", "charge_id": "str", "transaction_id": "str", "start_ms": np.int64, "taken": bool}
+    )
+
+
+_NOTHING = _delivered([])  # as most slices of most nights have it
+
+
 class Deliveries(LedgerDatabase):
     """The deliveries and their journal."""
 
@@ -52,10 +62,7 @@ class Deliveries(LedgerDatabase):
                     "usage_to": usage_to_ms,
                 },
             ).all()
-        frame = pd.DataFrame(list(found), columns=list(_DELIVERED))
-        return frame.astype(
-            {"request_id": "str", "charge_id": "str", "transaction_id": "str", "start_ms": np.int64, "taken": bool}
-        )
+        return _delivered(list(found)) if found else _NOTHING.copy(deep=False)
 
     def claim(
         self, stream: Stream, run_id: str, rows: pd.DataFrame, *, settled_before: datetime, ours: bool = False

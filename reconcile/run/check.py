@@ -145,11 +145,6 @@ def _subscriptions(settings: Settings, lago: Lago, found: _Found) -> str:
     assert found.metric is not None
     told = [f"{active + others} in Lago, {active} of them active"]
     told += [
-        f"plan {code} has no charge on {settings.event_code}: nobody is billed by it"
-        for code, plan in plans.items()
-        if not plan.priced
-    ]
-    told += [
         remark.text
         for remark in remarks(
             found.metric, plans, settings.properties, precise_amount=settings.precise_amount is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ from reconcile.domain.event import timestamp
 from reconcile.domain.frames import ROW_VERDICTS, among, empty, joined
 from reconcile.domain.vocabulary import RowClass
 from reconcile.errors import DoubtfulFault, ReconcileError
-from reconcile.run.deliver import send
+from reconcile.run.deliver import Sent, send
 from reconcile.run.read import Read
 from reconcile.run.read_back import Listed, verify
 from reconcile.run.shared import Run
@@ -27,7 +29,8 @@ _TOGETHER = 20_000
 class Courier:
     """The deliveries of one run. `verified` is None until something was sent, then whether Lago was read back since.
 
-    `fault` is what ended the sending; the job raises it once everything that is known is in the books.
+    It sends in a thread of its own, one lot of rows at a time. `fault` is what ended the sending; the job raises it
+    once everything that is known is in the books.
     """
 
     run: Run
@@ -40,6 +43,9 @@ class Courier:
     _listed: Listed = field(default_factory=Listed)
     _stored: Mapping[str, Any] | None = None
     _doubt: DoubtfulFault | None = None
+    _sending: Future[Sent] | None = None
+    _sent_rows: pd.DataFrame = field(default_factory=lambda: empty(ROW_VERDICTS))  # those of `_sending`
+    _refused: list[pd.DataFrame] = field(default_factory=list)  # not delivered, and not handed over yet
     _waiting: list[tuple[pd.DataFrame, list[str]]] = field(default_factory=list)
 
     def note_listed(self, read: Read) -> None:
@@ -61,23 +67,52 @@ class Courier:
 
     def go_on(self) -> None:
         """Raises what ended the sending, and `Interrupted` where the run is to stop."""
+        if self._sending is not None and self._sending.done():
+            self._settle()
         if self.fault is not None:
             raise self.fault
         self.run.go_on()
 
     def deliver(self, rows: pd.DataFrame, ours: npt.NDArray[np.bool_]) -> pd.DataFrame:
-        """Sends rows (ROW_VERDICTS); gives those that were not delivered. The others come from `read_back`."""
-        if rows.empty:
-            return rows
-        with self.run.timing.stage("deliver"):
-            sent = send(
-                self.run,
+        """Begins to send rows (ROW_VERDICTS) once the ones before them are settled: the job reads on meanwhile.
+
+        Gives rows of earlier calls that were not delivered. The others come from `read_back`. Raises what ended the
+        sending before these rows.
+        """
+        if not rows.empty:
+            self._settle()
+            if self.fault is not None:
+                raise self.fault
+            thread = ThreadPoolExecutor(1, thread_name_prefix="courier")
+            self._sent_rows, self._sending = (
                 rows,
-                ours,
-                batches_before=self.batches,
-                stored=self._stored,
-                lago_works=self.verified is not None,
+                thread.submit(
+                    copy_context().run,
+                    send,
+                    self.run,
+                    rows,
+                    ours,
+                    batches_before=self.batches,
+                    stored=self._stored,
+                    lago_works=self.verified is not None,
+                ),
             )
+            thread.shutdown(wait=False)  # it ends with its work
+        return self._handed_over()
+
+    def _settle(self) -> None:
+        """Waits for what is on its way, and takes down what became of it."""
+        if self._sending is None:
+            return
+        sending, self._sending = self._sending, None
+        with self.run.timing.stage("deliver"):
+            wait([sending])
+        try:
+            sent = sending.result()
+        except ReconcileError as error:
+            self.fault = error
+            self._refused.append(self._sent_rows)
+            return
         self.batches += sent.batches
         self.details |= sent.details
         self.fault = sent.fault
@@ -88,17 +123,23 @@ class Courier:
             accepted = delivered["reason"].eq("accepted").to_numpy(bool)
             self._listed = self._listed.with_accepted(delivered["usage_ms"].to_numpy(np.int64)[accepted])
             self._waiting.append((delivered, [sent.ids[place] for place in np.flatnonzero(taken).tolist()]))
-        return sent.rows[~taken]
+        self._refused.append(sent.rows[~taken])
+
+    def _handed_over(self) -> pd.DataFrame:
+        rows, self._refused = joined([empty(ROW_VERDICTS), *self._refused]), []
+        return rows
 
     @property
     def is_full(self) -> bool:
         """Whether so much was delivered that Lago should be read back before more is."""
-        return sum(len(rows) for rows, _ in self._waiting) > _TOGETHER
+        on_the_way = len(self._sent_rows) if self._sending is not None else 0
+        return sum(len(rows) for rows, _ in self._waiting) + on_the_way > _TOGETHER
 
     def read_back(self) -> pd.DataFrame:
-        """Reads Lago back for what was delivered: the rows as Lago shows them."""
+        """Reads Lago back for what was delivered: the rows as Lago shows them, and those that were not delivered."""
+        self._settle()
         if not self._waiting:
-            return empty(ROW_VERDICTS)
+            return self._handed_over()
         rows, ids = joined([rows for rows, _ in self._waiting]), [name for _, names in self._waiting for name in names]
         found = verify(self.run, rows, ids, self._listed)
         self.fault = self.fault or found.fault
@@ -112,16 +153,22 @@ class Courier:
                 [name for name, seen in zip(ids, delivered, strict=True) if seen],
             )
         self._waiting, self._read_back = [], self.batches
-        return found.rows
+        return joined([self._handed_over(), found.rows])
 
     def abandon(self) -> pd.DataFrame:
-        """What Lago answered that it has, where a fault came before it could be read back."""
+        """What was given to send, where a fault came before it could be read back."""
+        self._settle()
         if not self._waiting:
-            return empty(ROW_VERDICTS)
+            return self._handed_over()
         self.verified = False
-        rows = joined([rows for rows, _ in self._waiting])
+        rows = joined([self._handed_over(), *(rows for rows, _ in self._waiting)])
         self._waiting = []
         return rows
+
+    def close(self) -> None:
+        """Waits for what is on its way: nothing is sent once the run has ended."""
+        if self._sending is not None:
+            wait([self._sending])
 
     def end_stretch(self) -> None:
         """Forgets the parts of the stretch that is done."""

@@ -10,7 +10,7 @@ from reconcile.domain.money import add, decimal_of
 from reconcile.domain.vocabulary import FindingKind
 from reconcile.domain.window import Window
 from reconcile.lago.directory import Directory
-from reconcile.lago.pricing import remarks
+from reconcile.lago.pricing import plans_not_shown, remarks
 from reconcile.lago.usage import Usage, UsageUnavailable
 from reconcile.litellm.day_totals import gaps
 from reconcile.run.books import Books
@@ -94,17 +94,8 @@ def remarks_on_plans(run: Run, books: Books, directory: Directory) -> tuple[Find
         models=models,
         precise_amount=settings.precise_amount is not None,
     )
-    findings = [Finding(remark.kind, remark.text) for remark in found]
-    if directory.unknown_plans:
-        findings.append(
-            Finding(
-                FindingKind.LAGO_COUNTS,
-                f"Lago does not show the plan of {directory.unknown_plans} subscriptions: they are taken to price the "
-                "metric",
-                directory.unknown_plans,
-            )
-        )
-    return tuple(findings)
+    found += plans_not_shown(directory.unknown_plans, directory.guessed_plans)
+    return tuple(Finding(remark.kind, remark.text, remark.count) for remark in found)
 
 
 def unplaced_rows(run: Run, plan: Plan) -> tuple[Finding, ...]:

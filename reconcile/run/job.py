@@ -37,6 +37,7 @@ from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
 from reconcile.run.preflight import connected, open_ledger
 from reconcile.run.read import Reader
 from reconcile.run.shared import Run, begin
+from reconcile.run.tracing import spans
 from reconcile.settings import Settings
 
 log = structlog.get_logger()
@@ -93,12 +94,12 @@ def reconcile(run: Run, books: Books) -> Seen:
                     books.add_rows(chosen.kept)
                     keep_held(run, chosen.kept)
 
-                    # Written down, sent, answered, read back.
+                    # Written down, sent and answered while the next part is read; read back now and then.
                     books.note_pushed(chosen)
                     books.add_rows(courier.deliver(chosen.to_send, chosen.ours), courier.details)
                     in_hand = empty(ROW_VERDICTS)
                     if courier.is_full or part.is_last:
-                        books.add_rows(courier.read_back())
+                        books.add_rows(courier.read_back(), courier.details)
                     courier.go_on()
                     if part.is_last:
                         break
@@ -121,8 +122,10 @@ def reconcile(run: Run, books: Books) -> Seen:
         # What is undecided yet, so that every row and event that was read is in a class.
         rest = classification.settle(empty(ROWS), empty(EVENTS), None)
         rows, events = judged(rest.rows, rest.events, directory.coverage)
-        books.add_rows(joined([courier.abandon(), in_hand, pending.rows, rows]))
+        books.add_rows(joined([courier.abandon(), in_hand, pending.rows, rows]), courier.details)
         books.add_events(joined([pending.events, events]), counted)
+    finally:
+        courier.close()
     return replace(seen, verified=courier.verified, **run.figures())
 
 
@@ -139,11 +142,13 @@ def run(
     Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
     the batches on their way; `announce` is told the window's UTC instants before anything is read.
     """
-    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
+    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing(spans=spans())
     run_id = new_run_id(timing.started_at, secrets.token_hex(2))
     structlog.contextvars.bind_contextvars(run_id=run_id)
     try:
-        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
+        with contextlib.ExitStack() as holding:
+            holding.enter_context(timing.spans.run(order.command, run_id, event_code=settings.event_code))
+            sides = holding.enter_context(connected(settings, stop, locks=order.sends))
             lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:
@@ -173,6 +178,7 @@ def _recorded(run: Run) -> Result:
     exit_code = EXIT_CODES[found.status]
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
+    run.timing.spans.ended(found.status, exit_code)
     with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
         keep_widest(run, widest)
         ledger.finish_run(

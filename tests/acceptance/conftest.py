@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,6 @@ import pytest
 import structlog
 from integration.conftest import pgbouncer  # noqa: F401 - a fixture
 
-from reconcile.lago.patience import Retry
-from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.postgres import create_database
@@ -92,17 +89,3 @@ def world(worlds: Callable[[Store], World]) -> World:
 def clickhouse_world(worlds: Callable[[Store], World]) -> World:
     """A world whose Lago keeps its events in ClickHouse."""
     return worlds("clickhouse")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lago is given up on after moments, where the program would try for a minute and a half."""
-    real = preflight.open_lago
-
-    def open_lago(*arguments: object, **options: object) -> object:
-        lago = real(*arguments, **options)  # type: ignore[arg-type]
-        retry = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
-        lago.http._patience = replace(lago.http._patience, retry=retry)
-        return lago
-
-    monkeypatch.setattr(preflight, "open_lago", open_lago)

@@ -15,6 +15,7 @@ import pytest
 
 from .harness import PROGRAM
 
+README = Path(__file__).parents[2] / "README.md"
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("LAGO_", "RECONCILE_", "DATABASE_"))}
 
 
@@ -41,6 +42,17 @@ def test_the_demo(tmp_path: Path) -> None:
     assert document["rows"]["unbilled"]["count"] == 4  # three events without their cost, and a guardrail's
     assert document["reasons"]["held"] == {"late_event": 3}
     assert {file.suffix for file in report.parent.iterdir()} == {".html", ".json"}
+    # README shows what it prints, in every figure.
+    shown = table(README.read_text(encoding="utf-8"))
+    assert len(shown) > 15
+    assert table(ran.stdout) == shown
+
+
+def table(text: str) -> list[list[str]]:
+    """The headline's amounts, then the cells of each line that compares the two sides."""
+    (headline,) = re.findall(r"^▲ (.+) does not agree$", text, re.MULTILINE)
+    lines = re.findall(r"^   (?:LiteLLM|Lago)?  +(.+?)  +([0-9,]+)  +([0-9.,]+) *$", text, re.MULTILINE)
+    return [[headline], *([name.strip(), count, money] for name, count, money in lines)]
 
 
 def test_the_sandbox(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import psycopg
 import pytest
 from conftest import Lago
 
-from reconcile.lago.http import Retry
-from reconcile.run import preflight
 from reconcile.sandbox.lago import LagoStandIn
 from reconcile.sandbox.lago.faults import Faults
 from reconcile.sandbox.postgres import create_database
@@ -77,19 +75,6 @@ def any_world(any_bare_world: World) -> World:
     """Each store in turn, with the metric `llm_usage`, the sum of `response_cost`."""
     any_bare_world.lago.organization.add_billable_metric(CODE)
     return any_bare_world
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lago is given up on after moments, where the program would try for a minute and a half."""
-    real = preflight.open_lago
-
-    def open_lago(*arguments: object, **options: object) -> object:
-        lago = real(*arguments, **options)  # type: ignore[arg-type]
-        lago.http._retry = Retry(attempts=3, wait_initial=0.01, wait_max=0.02, rate_limit_seconds=2.0)
-        return lago
-
-    monkeypatch.setattr(preflight, "open_lago", open_lago)
 
 
 def _emptied(world: World) -> World:

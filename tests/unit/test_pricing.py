@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from reconcile.domain.vocabulary import FindingKind
 from reconcile.lago.items import ALL_VALUES, Charge, Metric, MetricFilter, Plan
 from reconcile.lago.pricing import default_models, live_events_lack, plans_not_shown, refusal, remarks
+from reconcile.run.cross_check import remarks_on_plans
 
 SENT = {
     name: name
@@ -131,9 +135,21 @@ def test_what_lago_would_not_count() -> None:
 
 def test_plans_that_lago_did_not_show() -> None:
     assert plans_not_shown(0, 0) == ()
-    assert [one.text[:40] for one in plans_not_shown(3, 2)] == [
-        "Lago does not show the plans of 3 subscr",
-        "2 subscriptions were judged by the plan ",
+    assert [(one.text[:40], one.count) for one in plans_not_shown(3, 2)] == [
+        ("Lago does not show the plans of 3 subscr", 3),
+        ("2 subscriptions were judged by the plan ", 2),
+    ]
+
+
+def test_a_run_says_which_plans_it_could_not_see() -> None:
+    run: Any = SimpleNamespace(
+        sides=SimpleNamespace(metric=metric()), settings=SimpleNamespace(properties=SENT, precise_amount=None)
+    )
+    books: Any = SimpleNamespace(tally=SimpleNamespace(by_model=lambda: ()))
+    directory: Any = SimpleNamespace(plans_in_use=dict, unknown_plans=3, guessed_plans=2)
+    assert [(one.kind, one.count) for one in remarks_on_plans(run, books, directory)] == [
+        (FindingKind.LAGO_COUNTS, 3),
+        (FindingKind.LAGO_COUNTS, 2),
     ]
 
 
