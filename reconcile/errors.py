@@ -55,6 +55,12 @@ class LagoFault(ReconcileError):
     kind = "lago"
 
 
+class WorkerFault(ReconcileError):
+    """The processes or the Dask cluster that should decode pages died, or are not there."""
+
+    kind = "workers"
+
+
 class NotVisibleFault(ReconcileError):
     """Lago accepted deliveries that it does not show when it is read back."""
 

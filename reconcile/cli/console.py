@@ -28,8 +28,12 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def print_json(value: Any) -> None:
     """UTF-8, whatever the terminal's encoding is."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    cast(Results, sys.stdout).write_bytes(orjson.dumps(value, option=options))
+    print_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def print_bytes(data: bytes) -> None:
+    """As they are, whatever the terminal's encoding is."""
+    cast(Results, sys.stdout).write_bytes(data)
 
 
 def print_line(text: str) -> None:

@@ -191,6 +191,8 @@ class Tally:
         used = np.unique(np.concatenate([keys[:, :4].ravel(), event_keys[:, :4].ravel()]))
         for codes in (keys, event_keys):
             codes[:, :4] = np.searchsorted(used, codes[:, :4])
+        # What was taken from columns lies in memory as columns, which orjson does not write.
+        keys, sums, event_keys, event_sums = map(np.ascontiguousarray, (keys, sums, event_keys, event_sums))
         return orjson.dumps(
             {
                 "words": [self._words.words[code] for code in used.tolist()],

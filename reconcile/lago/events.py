@@ -298,6 +298,15 @@ def decoder(shape: EventShape) -> PageDecoder:
     return PageDecoder(shape)
 
 
+# Shape, code, subscription (None: of any) and body: where a page is decoded is the caller's choice.
+Decode = Callable[[EventShape, str, str | None, bytes], Page]
+
+
+def decode_page(shape: EventShape, code: str, subscription_id: str | None, body: bytes) -> Page:
+    """See `PageDecoder.page`. Everything that goes in or comes out travels between processes."""
+    return decoder(shape).page(body, code, subscription_id)
+
+
 def frame(parts: Sequence[Columns]) -> pd.DataFrame:
     """The parts one after another as one EVENTS frame; whom an event is for is its subscription."""
     if not parts:

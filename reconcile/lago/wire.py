@@ -7,8 +7,10 @@ are answers like any other, cookies are not kept, and TLS certificates are alway
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import select
+import socket
 import ssl
 import threading
 import zlib
@@ -16,6 +18,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -47,9 +50,9 @@ class NoAnswer(Exception):
 class Wire:
     """Connections to the server of `base_url`, usable from several threads; each request takes one for itself.
 
-    `timeout` is in seconds and holds for connecting, for the begin of an answer, and for the rest of it. `ca_file`
-    names a file of further certificates to trust. Proxies are taken from the environment (HTTP_PROXY, HTTPS_PROXY,
-    NO_PROXY).
+    `timeout` is in seconds and holds for connecting, for sending the request, and for all of the answer, however small
+    the pieces that it comes in. `ca_file` names a file of further certificates to trust. Proxies are taken from the
+    environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
     """
 
     def __init__(self, base_url: str, *, timeout: float, ca_file: str | None = None) -> None:
@@ -70,6 +73,8 @@ class Wire:
         """Send one request and read its answer. `target` is the path with the query. Raises `NoAnswer`."""
         connection = self._take() or self._connect()
         try:
+            if connection.sock is not None:
+                connection.sock.settimeout(self._timeout)
             connection.request(method, self._prefix + target, content, headers=dict(headers) | self._authorization())
             answer = connection.getresponse()
             body = self._body(answer)
@@ -92,16 +97,14 @@ class Wire:
         return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
 
     def _body(self, answer: http.client.HTTPResponse) -> bytes:
-        """The whole body: in time, however steadily it drips, and no more of it than memory has room for."""
+        """The whole body: no more of it than memory has room for."""
         parts: list[bytes] = []
-        room, deadline = _LARGEST, monotonic() + self._timeout
+        room = _LARGEST
         while part := answer.read1(_PORTION):
             parts.append(part)
             room -= len(part)
             if room < 0:
                 raise http.client.HTTPException(_TOO_LARGE)
-            if monotonic() > deadline:
-                raise TimeoutError
         if answer.length:
             raise http.client.IncompleteRead(b"", answer.length)
         answer.close()  # else its connection could not be used again
@@ -133,6 +136,7 @@ class Wire:
             connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
             if self._proxy is not None:
                 connection.set_tunnel(self._host, self._port, self._proxy.headers)
+        connection.response_class = _Timed
         try:
             connection.connect()
         except TimeoutError:
@@ -145,6 +149,36 @@ class Wire:
 
     def _authorization(self) -> dict[str, str]:
         return self._proxy.headers if self._proxy is not None and self._prefix else {}
+
+
+class _Timed(http.client.HTTPResponse):
+    """An answer that has to be there in time as a whole: a socket's own timeout begins anew with every byte."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Pieces(sock, self.fp.detach()))
+
+
+class _Pieces(io.RawIOBase):
+    """What arrives at a socket until its timeout, counted from now. `raw` reads from it."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._socket, self._raw = sock, raw
+        self._deadline = monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer is not complete in time")
+        self._socket.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True)

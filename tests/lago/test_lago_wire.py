@@ -162,21 +162,24 @@ def test_no_answer_in_time() -> None:
         assert caught.value.timed_out
 
 
-def test_a_steady_drip_is_no_answer_in_time() -> None:
-    """Every byte comes in time, and their end never does."""
-    ended = threading.Event()
+@pytest.mark.parametrize("dripping", [OK, OK[:20]], ids=["all of it", "its head"])
+def test_an_answer_in_drops_ends_in_time_as_well(dripping: bytes) -> None:
+    """No pause is as long as the timeout, all of them together are."""
+    done = threading.Event()
 
     def drip(connection: socket.socket, head: bytes) -> bool:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-        while not ended.wait(0.01):
-            connection.sendall(b" ")
+        for place in range(len(dripping)):
+            connection.sendall(dripping[place : place + 1])
+            if done.wait(0.05):
+                break
         return False
 
     with serving(drip) as (url, _):
-        with pytest.raises(NoAnswer, match="none within") as caught:
-            Wire(url, timeout=0.2).exchange("GET", "/", {}, None)
-        ended.set()
-    assert (caught.value.sent, caught.value.timed_out) == (True, True)
+        wire = Wire(url, timeout=0.4)
+        with pytest.raises(NoAnswer, match=r"none within 0\.4 s") as none:
+            wire.exchange("GET", "/", {}, None)
+        done.set()
+    assert none.value.timed_out
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
