@@ -207,7 +207,7 @@ def test_totals_are_the_sum_of_their_lines_however_they_come(found: list[dict[st
 
 
 def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconcile.domain.tally._COMPACT_AT", 3)
+    monkeypatch.setattr("reconcile.domain.sums._COMPACT_AT", 3)
     tally = new()
     for number in range(20):
         record = {"charge_id": f"team-{number % 7}", "spend": 0.1}
