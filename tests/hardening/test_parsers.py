@@ -28,7 +28,7 @@ from reconcile.settings.database import database
 from reconcile.unattended.schedule import cron_file
 
 # The same examples in every run: who changes a parser finds no old weakness of it in a night's build.
-QUICK = settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 ZONES = [ZoneInfo(name) for name in ("UTC", "Pacific/Apia", "America/Havana", "Africa/Monrovia")]
 
 # JSON that Python reads, deep enough to be odd, with numbers and texts that no other reader likes.

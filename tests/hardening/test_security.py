@@ -103,7 +103,6 @@ def hangs_up(request: Request) -> Reply:
 FAILURES = {
     "everything works": lambda request: None,
     "echoed in a page of 500": echo(500),
-    "echoed in a page of 401": echo(401),
     "echoed in a page of 200": echo(200),
     "echoed in an address": echo(302, headers=True),
     "echoed in a refusal": lambda request: (
