@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from reconcile.domain import window as windows
 from reconcile.domain.instants import as_ms
-from reconcile.domain.window import Window, lookback_window
+from reconcile.domain.window import Window
 from reconcile.run.order import Order
 
 from . import job
@@ -47,7 +48,7 @@ class Play:
         self.number += 1
         machine = Machine(world.clock, trouble, self.chance, world.host_offset)
         now = moment(world.clock.now + world.host_offset)
-        order = Order(command, window or lookback_window(now, world.settings.lag, world.settings.lookback), dry_run)
+        order = Order(command, window or windows.lookback_window(now, world.settings.lag, world.settings.lookback), dry_run)
         run = Run(
             self.number, f"{command}{' --dry-run' if dry_run else ''}", order.window, order.sends, world.clock.now,
             world.clock.now + world.host_offset, str(trouble) == "calm",
@@ -165,7 +166,7 @@ def _ended_well(play: Play, runs: list[job.Ended]) -> None:
 def _all(world: World) -> Window:
     """From before the traffic to what is old enough now."""
     now = moment(world.clock.now + world.host_offset)
-    return Window(moment(world.first - 6 * HOUR), lookback_window(now, world.settings.lag, world.settings.lookback).end)
+    return Window(moment(world.first - 6 * HOUR), windows.lookback_window(now, world.settings.lag, world.settings.lookback).end)
 
 
 def _trouble(world: World, chance: random.Random) -> Trouble:

@@ -111,7 +111,7 @@ def make(seed: int, database_url: str) -> World:
         environment["RECONCILE_EVENTS_STORE"] = "postgres"
     first = BEGINNING + chance.randrange(8) * DAY
     clock.now = first - DAY
-    retention = chance.choice((None, None, None, 72 * HOUR, 96 * HOUR))
+    retention = chance.choice((None, None, 36 * HOUR, 72 * HOUR, 96 * HOUR))
     world = World(
         seed, clock, lago, Table(), load(environment, None), first, days, 0,
         _offset(chance, far), _offset(chance, far), retention,
