@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import click
@@ -94,6 +95,18 @@ def test_every_command_has_a_help_text_and_an_example() -> None:
         assert f"reconcile {name}" in command.epilog
 
 
+def test_the_man_page_is_current() -> None:
+    """Where it is not: python tools/make_man_page.py"""
+    made = runpy.run_path(str(ROOT / "tools/make_man_page.py"))["page"]()
+    assert (ROOT / "man/reconcile.1").read_text(encoding="utf-8") == made
+    for name, command in commands().items():
+        assert f".SS reconcile {name}".replace("-", "\\-") in made
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--"):
+                    assert "\\fB" + option.replace("-", "\\-") in made, (name, option)
+
+
 def test_every_setting() -> None:
     names = {one.name for one in settings.documentation()}
     assert set(re.findall(r"^\| `([A-Z_]+)`", SETTINGS, re.MULTILINE)) == names
@@ -106,6 +119,8 @@ def test_every_exit_code() -> None:
     used = {one.exit_code for one in subclasses(errors.ReconcileError)} | {0, 1}
     assert {int(code) for code in rows} == used
     assert len(rows) == len(used)
+    airflow = (ROOT / "docs/airflow.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([0-9]+) \|", airflow, re.MULTILINE) == rows
 
 
 def test_every_kind_of_fault() -> None:

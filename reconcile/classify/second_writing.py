@@ -14,6 +14,8 @@ from reconcile.classify.pairing import Bools, Ints
 
 # What is equal in both rows of one call, and in each look at a finished job.
 _CONTENT = ("charge_id", "api_key", "spend", "prompt_tokens", "completion_tokens", "total_tokens")
+# What `overlapping` looks at.
+OVERLAPPING = ("request_id", "start_ms", "usage_ms", "charge_id", "spend", "prompt_tokens", "completion_tokens")
 # The calls that make a response; `acreate_batch`, which makes a batch, is among the looks.
 _MAKERS = ("aresponses", "responses")
 # An odd number with its bits spread evenly (2^64 divided by the golden ratio), as hashing by multiplication wants.
@@ -83,7 +85,7 @@ def repeat(missing: pd.DataFrame, others: pd.DataFrame) -> Bools:
 
 
 def overlapping(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    """Keys (request_id, start_ms) of the rows (ROWS) that lie beside one of equal content at the same time.
+    """Keys (request_id, start_ms) of the rows (OVERLAPPING of ROWS) that lie beside one of equal content in time.
 
     Only those can be two writings of one call: a cheap look at all rows that spares most of them a costly one.
     """

@@ -133,6 +133,11 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def where(frame: pd.DataFrame, wanted: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """The rows where `wanted` holds. Nothing is copied where it holds everywhere, as it mostly does."""
+    return frame if wanted.all() else frame[wanted]
+
+
 def among(column: pd.Series, words: Collection[str]) -> npt.NDArray[np.bool_]:
     """Where a categorical column holds one of the words."""
     if not len(column):

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -396,21 +397,28 @@ class _Groups:
 def _added(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
     """Each key once, in order of first appearance, and the sums of its values."""
     group, first = _numbered(keys)
-    order = np.argsort(group, kind="stable")
+    # Numbers of 16 bits are sorted by their digits, in a tenth of the time.
+    order = np.argsort(group.astype(np.uint16) if len(first) <= 1 << 16 else group, kind="stable")
     starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
     return keys[first], np.add.reduceat(values[order], starts, axis=0)
 
 
 def _numbered(keys: Ints) -> tuple[Ints, Ints]:
     """The group number of each key, in order of first appearance, and where each group is first seen."""
-    group = pd.factorize(keys[:, 0])[0].astype(np.int64)
-    for column in range(1, keys.shape[1]):
-        part, distinct = pd.factorize(keys[:, column])
-        group = pd.factorize(group * max(1, len(distinct)) + part)[0].astype(np.int64)
-    first = np.flatnonzero(
-        np.concatenate(([True], np.maximum.accumulate(group)[1:] > np.maximum.accumulate(group)[:-1]))
-    )
-    return group, first
+    least = keys.min(axis=0)
+    widths = [int(width) for width in keys.max(axis=0) - least + 1]
+    if prod(widths) < 1 << 63:
+        number = np.zeros(len(keys), np.int64)
+        for column, width in enumerate(widths):
+            number = number * width + (keys[:, column] - least[column])
+        group = pd.factorize(number)[0].astype(np.int64)
+    else:
+        group = np.zeros(len(keys), np.int64)
+        for column in range(keys.shape[1]):
+            part, distinct = pd.factorize(keys[:, column])
+            group = pd.factorize(group * len(distinct) + part)[0].astype(np.int64)
+    seen = np.maximum.accumulate(group)
+    return group, np.flatnonzero(np.concatenate(([True], seen[1:] > seen[:-1])))
 
 
 def _normal(sums: Ints, width: int) -> Ints:

@@ -18,7 +18,7 @@ from reconcile.classify.doubt import Doubt
 from reconcile.domain import exact
 from reconcile.domain.document import DISCREPANCY_COLUMNS
 from reconcile.domain.event import OWN_ID, transaction_ids
-from reconcile.domain.frames import among
+from reconcile.domain.frames import among, where
 from reconcile.domain.instants import HOUR_MS, milliseconds
 from reconcile.domain.money import add
 from reconcile.domain.tally import Tally, billable_spend
@@ -80,7 +80,7 @@ class Books:
         for number, count in _by_number(part.listed_ms, self.tally.slice_ms):
             self.listed_of_slices[number] = self.listed_of_slices.get(number, 0) + count
         self._count_in_lago(events)
-        inside = rows[among(rows["scope"], [Scope.WINDOW])]
+        inside = where(rows, among(rows["scope"], [Scope.WINDOW]))
         if inside.empty:
             return
         for hour, count in _by_number(inside["start_ms"].to_numpy(np.int64), HOUR_MS):
@@ -88,14 +88,14 @@ class Books:
         numbers = inside["usage_ms"].to_numpy(np.int64) // self.tally.slice_ms
         for number in np.unique(numbers).tolist():
             days = DayTotals()
-            days.add(inside[numbers == number])
+            days.add(where(inside, numbers == number))
             self.days_of_slices[number] = days.lines()
             self.days.absorb(days.lines())
             self.days.losing_ids += days.losing_ids
 
     def add_rows(self, rows: pd.DataFrame, details: Mapping[str, str] | None = None) -> None:
         """Takes rows that are decided about (ROW_VERDICTS), each once; `details` by transaction ID."""
-        rows = rows[~among(rows["scope"], [Scope.CONTEXT])]
+        rows = where(rows, ~among(rows["scope"], [Scope.CONTEXT]))
         if rows.empty:
             return
         self.tally.add_rows(rows)
@@ -109,7 +109,7 @@ class Books:
         if counted is None:
             return
         times = events["time_ms"].to_numpy(np.int64)
-        events = events[(times >= milliseconds(counted.start)) & (times < milliseconds(counted.end))]
+        events = where(events, (times >= milliseconds(counted.start)) & (times < milliseconds(counted.end)))
         if self.deleted.rows:
             events = self._without_deleted(events)
         self.tally.add_events(events)
@@ -181,7 +181,7 @@ class Books:
         return count, added if self.aggregation == "sum_agg" else None
 
     def _count_in_lago(self, events: pd.DataFrame) -> None:
-        events = events[events["counted"].to_numpy(bool)]
+        events = where(events[["charge_id", "added"]], events["counted"].to_numpy(bool))
         if events.empty:
             return
         groups, names = pd.factorize(events["charge_id"].cat.codes.to_numpy())

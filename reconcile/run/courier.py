@@ -84,15 +84,18 @@ class Courier:
             if self.fault is not None:
                 raise self.fault
             thread = ThreadPoolExecutor(1, thread_name_prefix="courier")
-            self._sent_rows, self._sending = rows, thread.submit(
-                copy_context().run,
-                send,
-                self.run,
+            self._sent_rows, self._sending = (
                 rows,
-                ours,
-                batches_before=self.batches,
-                stored=self._stored,
-                lago_works=self.verified is not None,
+                thread.submit(
+                    copy_context().run,
+                    send,
+                    self.run,
+                    rows,
+                    ours,
+                    batches_before=self.batches,
+                    stored=self._stored,
+                    lago_works=self.verified is not None,
+                ),
             )
             thread.shutdown(wait=False)  # it ends with its work
         return self._handed_over()

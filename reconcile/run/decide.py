@@ -17,7 +17,7 @@ import pandas as pd
 from reconcile.classify import Reach
 from reconcile.classify.doubt import Doubt, doubt, late_events
 from reconcile.domain.event import OWN_ID
-from reconcile.domain.frames import EVENT_VERDICTS, ROW_VERDICTS, among, changed, empty, joined
+from reconcile.domain.frames import EVENT_VERDICTS, ROW_VERDICTS, among, changed, empty, joined, where
 from reconcile.domain.vocabulary import EventClass, Reason, RowClass, Scope
 
 Ints = npt.NDArray[np.int64]
@@ -91,9 +91,9 @@ def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: froz
     if twins:
         twins &= frozenset(zip(waiting["request_id"].tolist(), waiting["start_ms"].tolist(), strict=True))
     return Taken(
-        rows=rows[~missing & ~pushable],
+        rows=where(rows, ~missing & ~pushable),
         pushable=rows[pushable],
-        events=events[~orphans],
+        events=where(events, ~orphans),
         pending=Pending(
             joined([pending.rows, waiting]), joined([pending.events, events[orphans]]), pending.twins | twins
         ),

@@ -13,6 +13,7 @@ import structlog
 
 from reconcile.classify import Classification
 from reconcile.domain.dates import instant
+from reconcile.domain.document import Document
 from reconcile.domain.frames import EVENTS, ROW_VERDICTS, ROWS, empty, joined
 from reconcile.domain.instants import as_ms
 from reconcile.errors import ClockFault, Interrupted, ReconcileError
@@ -37,6 +38,7 @@ from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
 from reconcile.run.preflight import connected, open_ledger
 from reconcile.run.read import Reader
 from reconcile.run.shared import Run, begin
+from reconcile.run.tracing import spans
 from reconcile.settings import Settings
 
 log = structlog.get_logger()
@@ -140,12 +142,17 @@ def run(
     Raises the errors of exit codes 2 and 4, which come before anything is sent. `stop`, when set, ends the run after
     the batches on their way; `announce` is told the window's UTC instants before anything is read.
     """
-    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing()
+    stop, progress, timing = stop or threading.Event(), progress or Silent(), Timing(spans=spans())
     run_id = new_run_id(timing.started_at, secrets.token_hex(2))
     structlog.contextvars.bind_contextvars(run_id=run_id)
     try:
-        with connected(settings, stop, locks=order.sends) as sides, contextlib.ExitStack() as holding:
-            lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+        with contextlib.ExitStack() as holding:
+            holding.enter_context(timing.spans.run(order.command, run_id, event_code=settings.event_code))
+            sides = holding.enter_context(connected(settings, stop, locks=order.sends))
+            lock = None
+            if order.sends:
+                lock = holding.enter_context(sides.ledger.lock(sides.stream, rows=settings.database))
+                sides.ledger.note_killed(sides.stream)
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:
                 announce(f"window {order.window} UTC")
@@ -174,18 +181,22 @@ def _recorded(run: Run) -> Result:
     exit_code = EXIT_CODES[found.status]
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
-    # Kept with the run's end, or not at all: what a run that did not finish said of late rows is said by nobody.
-    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext(), ledger.together():
-        if fault is None and seen.plan is not None:
-            keep(run, seen.plan, books)
-        keep_widest(run, widest)
-        ledger.finish_run(
-            run.run_id,
-            status=found.status,
-            exit_code=exit_code,
-            document=found.as_json(),
-            finished_at=found.method.finished_at,
-        )
+    try:
+        # Kept with the run's end, or not at all: what a run that did not finish said of late rows is said by nobody.
+        with ledger.together():
+            if fault is None and seen.plan is not None:
+                keep(run, seen.plan, books)
+            keep_widest(run, widest)
+            _finish(ledger, found, exit_code)
+    except ReconcileError as error:
+        if fault is None:
+            # What was done stands in the document; that it is not recorded is said there, and by the exit code.
+            log.error(str(error), kind=error.kind)
+            found = document(run.settings, order, run.run_id, run.timing, books, replace(seen, fault=error))
+            exit_code = EXIT_CODES[found.status]
+        with contextlib.suppress(ReconcileError):
+            _finish(ledger, found, exit_code)
+    run.timing.spans.ended(found.status, exit_code)
     if isinstance(fault, ClockFault):
         raise fault
     return Result(found, exit_code)
@@ -197,14 +208,18 @@ def _not_begun(settings: Settings, order: Order, run_id: str, timing: Timing, fa
     stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
     with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
         _begin(ledger, stream, order, run_id, timing, "")
-        ledger.finish_run(
-            run_id,
-            status=found.status,
-            exit_code=fault.exit_code,
-            document=found.as_json(),
-            finished_at=found.method.finished_at,
-        )
+        _finish(ledger, found, fault.exit_code)
     return Result(found, fault.exit_code)
+
+
+def _finish(ledger: Ledger, found: Document, exit_code: int) -> None:
+    ledger.finish_run(
+        found.run_id,
+        status=found.status,
+        exit_code=exit_code,
+        document=found.as_json(),
+        finished_at=found.method.finished_at,
+    )
 
 
 def _begin(ledger: Ledger, stream: Stream, order: Order, run_id: str, timing: Timing, litellm: str) -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from reconcile.domain.document import Document
 from reconcile.domain.window import Window
+from reconcile.run.tracing import Spans
 
 
 class Progress(Protocol):
@@ -42,12 +43,14 @@ class Timing:
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)
+    spans: Spans = field(default_factory=Spans)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         began = time.monotonic()
         try:
-            yield
+            with self.spans.stage(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 

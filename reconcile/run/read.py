@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from reconcile.classify import without_copies
-from reconcile.classify.second_writing import overlapping
+from reconcile.classify.second_writing import OVERLAPPING, overlapping
 from reconcile.domain.exact import usable
-from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined
+from reconcile.domain.frames import EVENTS, ROWS, among, empty, joined, where
 from reconcile.domain.instants import milliseconds
 from reconcile.domain.vocabulary import Scope
 from reconcile.domain.window import Window
@@ -59,7 +59,7 @@ class Read:
 
     @property
     def counted_events(self) -> pd.DataFrame:
-        return self.events[self.counted]
+        return where(self.events, self.counted)
 
 
 class Reader:
@@ -69,7 +69,7 @@ class Reader:
         self._run, self._plan, self._stretch, self._directory = run, plan, stretch, directory
         self._planned = [part for part in stretch.parts if not part.if_awaited]
         self._number = 0
-        self._recent = empty(ROWS)
+        self._recent = empty(ROWS)[list(OVERLAPPING)]
         span = Window(stretch.parts[0].window.start, stretch.parts[-1].window.end)
         # Every event that is read finds its row: rows are read from one reach earlier on.
         usage = Window(span.start - run.settings.match_after, span.end)
@@ -110,8 +110,9 @@ class Reader:
             listed_ms = events["time_ms"].to_numpy(np.int64)
             if run.sides.clickhouse and run.rules.copies == "one":
                 events = without_copies(events)
-        near = joined([self._recent, rows])
-        self._recent = rows[rows["usage_ms"].to_numpy(np.int64) >= milliseconds(part.window.end) - _NEAR_MS]
+        looked_at = rows[list(OVERLAPPING)]
+        near = joined([self._recent, looked_at])
+        self._recent = looked_at[rows["usage_ms"].to_numpy(np.int64) >= milliseconds(part.window.end) - _NEAR_MS]
         counted = np.full(len(events), part.scope is Scope.WINDOW)
         if not part.if_awaited:
             run.progress.step(f"{part.window.end:%Y-%m-%d %H:%M}")
@@ -234,8 +235,8 @@ def _with_deliveries(
         )
     if sides.clickhouse:
         due = {
-            str(name): sent_at + run.settings.visible_within
-            for name, sent_at in zip(known["transaction_id"].tolist(), known["sent_at"].tolist(), strict=True)
+            str(name): left_by + run.settings.visible_within
+            for name, left_by in zip(known["transaction_id"].tolist(), known["left_by"].tolist(), strict=True)
         }
         events = _await_visible(run, part, events, due)
     return rows, events, frozenset(known["transaction_id"].tolist())

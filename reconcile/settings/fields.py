@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from reconcile.settings import kinds, values
 from reconcile.settings.database import Database
 
-SECRETS: Final = frozenset({"DATABASE_PASSWORD", "LAGO_API_KEY", "RECONCILE_ALERT_WEBHOOK", "RECONCILE_SMTP_URL"})
+SECRETS: Final = frozenset(
+    {"DATABASE_PASSWORD", "LAGO_API_KEY", "RECONCILE_ALERT_WEBHOOK", "RECONCILE_HEARTBEAT_URL", "RECONCILE_SMTP_URL"}
+)
 _NARROW: Final = timedelta(seconds=10)
 
 
@@ -184,8 +186,14 @@ class Settings(BaseModel):
     workers: kinds.UpTo64 = _setting(
         "RECONCILE_WORKERS",
         "1",
-        "Processes that read and decode slices, 1 to 64; 1: threads of this process",
+        "Processes that decode what Lago lists, 1 to 64; 1: the threads of this process that read it",
         "4",
+    )
+    dask: kinds.DaskAddress = _setting(
+        "RECONCILE_DASK",
+        "",
+        "Scheduler of a Dask cluster that decodes what Lago lists, in place of this host; also `--dask`",
+        "tcp://dask-scheduler:8786",
     )
     fail_on: kinds.FailOn = _setting(
         "RECONCILE_FAIL_ON",
@@ -312,6 +320,13 @@ class Settings(BaseModel):
         "26h",
         "`schedule` raises an alert when no run has finished for this long; 0s: never",
         "50h",
+    )
+    heartbeat_url: kinds.Webhook = _setting(
+        "RECONCILE_HEARTBEAT_URL",
+        "",
+        "Address of a monitor (healthchecks.io, Cronitor) that is told when a `run` begins, and with which exit code "
+        "it ended; a secret: never printed, logged or stored",
+        "https://hc-ping.com/0d6ae2f5-5c2b-4d2f-9b9e-3a4f2a1c7b1e",
     )
     metrics_address: kinds.Listen = _setting(
         "RECONCILE_METRICS_ADDRESS",

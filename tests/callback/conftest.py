@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from reconcile.callback.posting import Post
 from reconcile.callback.sender import Limits, Sender
 from reconcile.callback.settings import Settings, read
+
+from .litellm_proxy import build_wheel
 
 END = datetime(2026, 11, 20, 10, 0, 2, 345_678, tzinfo=UTC)
 
@@ -62,6 +65,12 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         if time.monotonic() > end:
             raise AssertionError("it did not become true")
         time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The callback alone, as it is installed into a proxy's image."""
+    return build_wheel(tmp_path_factory.mktemp("callback-wheel"))
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ server on loopback.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -19,6 +21,7 @@ import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -63,11 +66,15 @@ def python_with(version: str) -> Path:
     place = Path(sys.prefix) / f"litellm-proxy-{version}"
     python = place / "bin" / "python"
     done = place / "made"
-    if not done.exists():
-        shutil.rmtree(place, ignore_errors=True)
-        venv.create(place, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[version]], check=True)
-        done.touch()
+    with place.with_name(f"{place.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test process may be making it
+        if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            venv.create(place, with_pip=True)
+            # A fifth of the modules is ever imported; those are compiled then.
+            install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+            subprocess.run([*install, *REQUIREMENTS[version]], check=True)
+            done.touch()
     return python
 
 
@@ -79,12 +86,36 @@ def build_wheel(directory: Path) -> Path:
     return wheel
 
 
+class Forked:
+    """A process that is not this one's child."""
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+
+    def has_ended(self, seconds: float = 0) -> bool:
+        """Waits for its end, at most so long."""
+        return bool(select.select([self._descriptor], [], [], seconds)[0])
+
+    def wait(self, seconds: float = 60) -> None:
+        assert self.has_ended(seconds), f"it has not ended in {seconds} s"
+
+    def send_signal(self, number: signal.Signals) -> None:
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    def close(self) -> None:
+        """Ends it where it has not ended."""
+        if not self.has_ended():
+            self.send_signal(signal.SIGKILL)
+        self.wait()
+        os.close(self._descriptor)
+
+
 @dataclass
 class Proxy:
     """A running proxy. `rows` are what its writer was handed so far."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Forked
     rows_file: Path
     output: Path
     key: str = "sk-team-a.user-1.org-x"
@@ -118,36 +149,56 @@ def proxy(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with providers() as base, output.open("ab") as log:
+    with providers() as base:
         config = directory / "config.yaml"
         config.write_text(json.dumps(_config(base, [*callbacks, "rows_beside.logger"], more)), encoding="utf-8")
-        python = python_with(version)
-        command = [python.parent / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(
-            command, cwd=directory, env=_environment(site, rows_file, settings), stdout=log, stderr=log
+        process = _forked(
+            version,
+            {
+                "arguments": ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+                "directory": str(directory),
+                "environment": _environment(site, rows_file, settings),
+                "output": str(output),
+            },
         )
         running = Proxy(f"http://127.0.0.1:{port}", process, rows_file, output)
         try:
             _wait_until_ready(running)
             yield running
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            process.close()
             running.client.close()
 
 
-def _environment(site: Path, rows_file: Path, settings: dict[str, str]) -> dict[str, str]:
+@cache
+def _nursery(version: str) -> subprocess.Popen[str]:
+    """A process that has imported that proxy; it ends with this one."""
+    return subprocess.Popen(
+        [python_with(version), PARTS / "nursery.py"],
+        env=_of_litellm(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _forked(version: str, order: dict[str, Any]) -> Forked:
+    nursery = _nursery(version)
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    nursery.stdin.write(json.dumps(order) + "\n")
+    nursery.stdin.flush()
+    return Forked(int(nursery.stdout.readline()))
+
+
+def _of_litellm() -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TZ") if name in os.environ}
-    return {
-        **kept,
-        "PYTHONPATH": str(site),
-        "ROWS_FILE": str(rows_file),
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_TELEMETRY": "False",
-        "NO_PROXY": "*",
-        **settings,
-    }
+    return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "NO_PROXY": "*"}
+
+
+def _environment(site: Path, rows_file: Path, settings: dict[str, str]) -> dict[str, str]:
+    return {**_of_litellm(), "PYTHONPATH": str(site), "ROWS_FILE": str(rows_file), **settings}
 
 
 def _config(base: str, callbacks: list[str], more: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +220,7 @@ def _config(base: str, callbacks: list[str], more: dict[str, Any]) -> dict[str, 
 def _wait_until_ready(running: Proxy) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
-        if running.process.poll() is not None:
+        if running.process.has_ended():
             break
         try:
             if httpx.get(running.url + "/health/liveliness", timeout=5).status_code == 200:

@@ -9,9 +9,7 @@ import venv
 from pathlib import Path
 from zipfile import ZipFile
 
-import pytest
-
-from .litellm_proxy import ROOT, build_wheel
+from .litellm_proxy import ROOT
 
 HEAVY = (
     "pandas",
@@ -26,11 +24,6 @@ HEAVY = (
     "adbc_driver_manager",
 )
 SOURCES = ("domain/event.py", "domain/money.py", "domain/dates.py")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("callback-wheel"))
 
 
 def test_a_fresh_environment_gets_httpx_and_nothing_heavy(wheel: Path, tmp_path: Path) -> None:

@@ -12,17 +12,12 @@ import httpx
 import pytest
 
 from .conftest import until
-from .litellm_proxy import REQUIREMENTS, build_wheel, proxy
+from .litellm_proxy import REQUIREMENTS, proxy
 from .requests import REQUESTS, ask, chat
 from .worlds import CODES, World, content, times, world
 
 CALLBACKS = ("reconcile.callback.lago", "rows_beside.user_id", "rows_beside.end_user_id")
 NOT_SENT = {"failure", "nobody's", "the house's"}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("callback-wheel"))
 
 
 @pytest.fixture(scope="module", params=REQUIREMENTS)

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from reconcile.domain.document import Document
+from reconcile.domain.window import Window, cut
+from reconcile.run.job import Order, run
 from reconcile.sandbox.servers import lago_server
+from reconcile.settings import load
 
 from .conftest import until
-from .litellm_proxy import REQUIREMENTS, Proxy, build_wheel, proxy
+from .litellm_proxy import REQUIREMENTS, Proxy, proxy
 from .requests import REQUESTS, ask, chat
-from .worlds import KEY, World, times, world
+from .worlds import World, times, world
 
-PROGRAM = Path(sys.executable).parent / "reconcile"
 VERSION = "1.110.2"
 OURS, THEIRS = "reconcile.callback.lago", "lago"
-
-Night = Callable[[World], dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("callback-wheel"))
 
 
 @pytest.fixture(params=["postgres", "clickhouse"])
@@ -42,32 +33,19 @@ def made(request: pytest.FixtureRequest, postgres_url: str, litellm_template: st
         yield found
 
 
-@pytest.fixture
-def night(tmp_path: Path) -> Night:
-    """A backfill of the last hours by the program, charged by team; gives its document."""
-
-    def run(found: World) -> dict[str, Any]:
-        now = datetime.now(UTC)
-        span = ["--from", (now - timedelta(hours=3)).isoformat(timespec="seconds")]
-        span += ["--to", (now + timedelta(hours=1)).isoformat(timespec="seconds")]
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LAGO_", "RECONCILE_"))}
-        settings = {**found.settings(), "DATABASE_URL": found.database_url, "RECONCILE_LAG": "0s"}
-        ran = subprocess.run(
-            [PROGRAM, "backfill", "--json", *span],
-            env={**kept, **settings, "LAGO_API_KEY": KEY},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert ran.returncode in (0, 1), ran.stderr
-        document: dict[str, Any] = json.loads(ran.stdout)
-        return document
-
-    return run
+def night(found: World) -> Document:
+    """A backfill of the last hours, charged by team; its document."""
+    now = datetime.now(UTC)
+    minute = now.replace(second=0, microsecond=0)
+    window, _ = cut(Window(minute - timedelta(hours=3), minute + timedelta(hours=1)), now, timedelta(0))
+    settings = {**found.settings(), "DATABASE_URL": found.database_url, "RECONCILE_LAG": "0s"}
+    ran = run(load(settings, None), Order("backfill", window))
+    assert ran.exit_code in (0, 1), ran.document.fault
+    return ran.document
 
 
-def count(document: dict[str, Any], side: str, kind: str) -> int:
-    return int(document[side][kind]["count"])
+def count(document: Document, side: str, kind: str) -> int:
+    return int(getattr(document, side)[kind].count)
 
 
 def billed_once(found: World) -> None:
@@ -86,7 +64,7 @@ def running(version: str, wheel: Path, place: Path, found: World, callback: str,
 
 @pytest.mark.parametrize("version", REQUIREMENTS)
 def test_a_day_of_every_kind_of_call_leaves_the_night_nothing_to_send(
-    version: str, wheel: Path, made: World, night: Night, tmp_path: Path
+    version: str, wheel: Path, made: World, tmp_path: Path
 ) -> None:
     cache = {"cache": True, "cache_params": {"type": "local"}}
     names = [name for name in REQUESTS if name != "an ID used twice"]  # the table keeps the first of its rows
@@ -105,7 +83,7 @@ def test_a_day_of_every_kind_of_call_leaves_the_night_nothing_to_send(
     billed_once(made)
 
 
-def test_lago_is_down_for_a_while_and_comes_back(wheel: Path, made: World, night: Night, tmp_path: Path) -> None:
+def test_lago_is_down_for_a_while_and_comes_back(wheel: Path, made: World, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -120,7 +98,7 @@ def test_lago_is_down_for_a_while_and_comes_back(wheel: Path, made: World, night
     billed_once(made)
 
 
-def test_a_killed_proxys_queue_is_sent_by_the_night(wheel: Path, made: World, night: Night, tmp_path: Path) -> None:
+def test_a_killed_proxys_queue_is_sent_by_the_night(wheel: Path, made: World, tmp_path: Path) -> None:
     with running(VERSION, wheel, tmp_path / "proxy", made, OURS) as one:
         for number in range(10):
             assert one.ask(*chat(f"sent-{number}")).status_code == 200
@@ -138,9 +116,7 @@ def test_a_killed_proxys_queue_is_sent_by_the_night(wheel: Path, made: World, ni
     billed_once(made)
 
 
-def test_a_rate_limit_is_waited_out_or_left_to_the_night(
-    wheel: Path, made: World, night: Night, tmp_path: Path
-) -> None:
+def test_a_rate_limit_is_waited_out_or_left_to_the_night(wheel: Path, made: World, tmp_path: Path) -> None:
     made.stand_in.faults.rate_limit(reset=1, times=5, path="/api/v1/events")
     with running(VERSION, wheel, tmp_path / "proxy", made, OURS) as one:
         for number in range(30):
@@ -152,7 +128,7 @@ def test_a_rate_limit_is_waited_out_or_left_to_the_night(
     billed_once(made)
 
 
-def test_the_day_of_the_switch_sends_nothing_twice(wheel: Path, made: World, night: Night, tmp_path: Path) -> None:
+def test_the_day_of_the_switch_sends_nothing_twice(wheel: Path, made: World, tmp_path: Path) -> None:
     """LiteLLM's callback until noon, ours after it, and one that was lost on each side."""
     for callback, name in ((THEIRS, "before"), (OURS, "after")):
         with running(VERSION, wheel, tmp_path / name, made, callback) as one:

@@ -315,6 +315,8 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_ROW_LIMIT", "0", "is not a decimal amount above 0"),
         ("RECONCILE_ROW_LIMIT", "1e3", "is not a decimal amount above 0"),
         ("RECONCILE_WORKERS", "65", "is not a whole number from 1 to 64"),
+        ("RECONCILE_DASK", "http://dask:8786", "is no address of a Dask scheduler"),
+        ("RECONCILE_DASK", "dask", "is no address of a Dask scheduler"),
         ("RECONCILE_UNCOVERED", "send", "'send' is none of hold, push"),
         ("RECONCILE_LATE", "HOLD", "'HOLD' is none of hold, push"),
         ("RECONCILE_CONCURRENCY", "0", "'0' is not a whole number from 1 to 64"),
@@ -344,6 +346,7 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_LOG_FORMAT", "xml", "is none of auto, human, json"),
         ("RECONCILE_ALERT_WEBHOOK", "hooks.slack.com/services/T", "is not an http:// or https:// address"),
         ("RECONCILE_ALERT_WEBHOOK", "https://hooks/a b", "is not an http:// or https:// address"),
+        ("RECONCILE_HEARTBEAT_URL", "hc-ping.com/0d6ae2f5", "is not an http:// or https:// address"),
         ("RECONCILE_ALERT_EMAIL_TO", "ops@example.com,finance", "'finance' is not an e-mail address"),
         ("RECONCILE_ALERT_EMAIL_FROM", "a@b.example,c@d.example", "is not an e-mail address"),
         ("RECONCILE_SMTP_URL", "mail.example:25", "is not a mail server"),
@@ -404,6 +407,7 @@ def test_several_problems_make_one_line_each() -> None:
         {"LAGO_API_KEY": f"{KEY}\u00e9"},
         {"RECONCILE_LAG": "x"},
         {"RECONCILE_ALERT_WEBHOOK": f"ftp://hooks/{KEY}"},
+        {"RECONCILE_HEARTBEAT_URL": f"ftp://monitor/{KEY}"},
         {"RECONCILE_SMTP_URL": f"smtp://me:{PASSWORD}/@mail"},
     ],
 )
@@ -550,6 +554,7 @@ def test_no_form_of_the_settings_shows_a_secret() -> None:
         {
             "RECONCILE_STATE_URL": f"postgresql://job:{PASSWORD}@db/state?sslkey=k&sslpassword={PASSWORD}",
             "RECONCILE_ALERT_WEBHOOK": f"https://hooks.example/{KEY}",
+            "RECONCILE_HEARTBEAT_URL": f"https://monitor.example/{KEY}",
             "RECONCILE_SMTP_URL": f"smtps://me:{PASSWORD}@mail.example",
         }
     )

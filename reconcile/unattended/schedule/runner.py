@@ -16,6 +16,7 @@ from reconcile.errors import ReconcileError
 from reconcile.run import job
 from reconcile.settings import Settings
 from reconcile.unattended import alerts
+from reconcile.unattended.heartbeat import Heartbeat
 from reconcile.unattended.metrics import ScheduleMetrics
 from reconcile.unattended.schedule.cron_file import CronJob
 from reconcile.unattended.schedule.due import Due, due
@@ -110,16 +111,25 @@ class Runner:
     def _run(self, planned: PlannedJob, todo: Due) -> tuple[int, str | None]:
         """Exit code and run ID."""
         assert todo.order is not None
+        heartbeat = Heartbeat.of(planned.settings, todo.order)
+
+        def announce(text: str) -> None:
+            heartbeat.begins()
+            log.info(text)
+
         try:
-            result = job.run(planned.settings, todo.order, stop=self.stop, announce=log.info)
+            result = job.run(planned.settings, todo.order, stop=self.stop, announce=announce)
         except ReconcileError as error:
             log.error(str(error), kind=error.kind)
+            heartbeat.ended(error.exit_code)
             self._refused(planned, todo, error.exit_code, str(error))
             return error.exit_code, None
         except Exception as error:
             _log_defect(error)
+            heartbeat.ended(3)
             self._refused(planned, todo, 3, f"a defect of reconcile: {type(error).__name__}; the log has its place")
             return 3, None
+        heartbeat.ended(result.exit_code)
         if result.exit_code != job.EXIT_INTERRUPTED:
             self.metrics.observe(result.document, result.exit_code)
             # What cannot be written keeps no alert back.
