@@ -45,7 +45,9 @@ _HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 class SimulatedWire:
     """In place of the connections to Lago: a request becomes a call of the model, or goes wrong on the way."""
 
-    def __init__(self, machine: Machine, lago: Lago, label: Callable[[Mapping[str, Any]], Key | None], run: int) -> None:
+    def __init__(
+        self, machine: Machine, lago: Lago, label: Callable[[Mapping[str, Any]], Key | None], run: int
+    ) -> None:
         self._machine, self._lago, self._label, self._run = machine, lago, label, run
         self.posts: list[tuple[str, Any]] = []
         self.requests = 0

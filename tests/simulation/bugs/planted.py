@@ -93,6 +93,7 @@ def read_back_skipped() -> Iterator[None]:
 @bug
 def late_tolerance_ignored() -> Iterator[None]:
     """A live event beyond the reach of the pairing is nobody's: the row beside it is sent."""
+
     def late_events(rows: Any, unexplained: Any, reach: Any) -> Any:
         return np.full(len(rows), -1, np.int64)
 
