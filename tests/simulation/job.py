@@ -63,10 +63,7 @@ class SimulatedWire:
             self.posts.append((urlsplit(target).path, body))
         machine.clock.advance(20)
         kind = self._goes_wrong()
-        if kind is None:
-            reply = self._ask(method, target, body)
-        else:
-            reply = self._wrong(kind, method, target, body)
+        reply = self._ask(method, target, body) if kind is None else self._wrong(kind, method, target, body)
         machine.boundary()
         return Response(reply.status, {name.lower(): text for name, text in reply.headers.items()}, reply.content)
 

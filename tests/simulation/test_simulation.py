@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,11 +21,11 @@ FOUND = {
 
 
 @pytest.fixture(scope="session")
-def ledgers(postgres_url: str) -> Iterator[str]:
+def ledgers(postgres_url: str) -> str:
     """A database for the ledgers of all worlds."""
     url = create_database(postgres_url)
     migrate(url)
-    yield url
+    return url
 
 
 @pytest.mark.parametrize("first", SEEDS[::TOGETHER])

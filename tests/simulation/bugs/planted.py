@@ -138,7 +138,7 @@ def visibility_ignored() -> Iterator[None]:
 @bug
 def held_rows_forgotten() -> Iterator[None]:
     """Held rows stay held, whatever becomes of what held them."""
-    with mock.patch.object(job, "free_rows", lambda *_: []):
+    with mock.patch.object(job, "free_rows", return_value=[]):
         yield
 
 
@@ -157,7 +157,7 @@ def lag_ignored() -> Iterator[None]:
 @bug
 def retention_ignored() -> Iterator[None]:
     """A held row that LiteLLM has deleted meanwhile is not sent from the ledger's copy."""
-    with mock.patch.object(read, "as_rows", lambda rows: held_rows.as_rows([])):
+    with mock.patch.object(read, "as_rows", return_value=held_rows.as_rows([])):
         yield
 
 
