@@ -55,7 +55,9 @@ class SimulatedWire:
     def exchange(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
         machine = self._machine
         body = None if content is None else json.loads(content)
-        if machine.count + 1 == machine.trouble.kill_at and method == "POST":
+        if method == "POST" and (
+            machine.count + 1 == machine.trouble.kill_at or len(self.posts) + 1 == machine.trouble.kill_at_send
+        ):
             self._killed_on_the_way(method, target, body)
         machine.boundary()
         self.requests += 1

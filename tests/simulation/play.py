@@ -177,9 +177,11 @@ def _trouble(world: World, chance: random.Random) -> Trouble:
     trouble = Trouble()
     if chance.random() < 0.35:
         return trouble
-    match chance.choice(("kill", "kill", "stop", "cut", "lago", "lago", "lago and kill")):
+    match chance.choice(("kill", "send", "send", "stop", "cut", "lago", "lago", "lago and kill")):
         case "kill":
             trouble.kill_at = _when(chance)
+        case "send":
+            trouble.kill_at_send = chance.choice((1, 1, 2, 3))
         case "stop":
             trouble.stop_at = _when(chance)
         case "cut":
