@@ -256,9 +256,8 @@ class Oracle:
         events = [event for event in lago.events if event.of == row.key]
         free = not row.content.spend
         changed = any(run.started - HOUR <= at <= run.ended_at for at in self.world.changes)
-        wrong = Wrong(
-            f"{row.key} is said to be {said}, and {lago.open_for(team, row.usage_ms) or 'could be billed'}; events {_list(events)}"
-        )
+        truth = lago.open_for(team, row.usage_ms) or "could be billed"
+        wrong = Wrong(f"{row.key} is said to be {said}, and {truth}; events {_list(events)}")
         if kind == "unattributed":
             if team:
                 raise wrong
