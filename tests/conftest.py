@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import settings
+from psycopg import sql
 
 from reconcile.lago import Lago as Client
 from reconcile.lago import Retry, http
@@ -83,10 +85,27 @@ def empty_database_url(postgres_url: str) -> Iterator[str]:
     drop_database(postgres_url, url.rsplit("/", 1)[1])
 
 
+@pytest.fixture(scope="session")
+def kept_lago_database_url(postgres_url: str) -> str:
+    """The database of one test's Lago after the other's: emptying it takes a quarter of the time of making another."""
+    return create_database(postgres_url)
+
+
 @pytest.fixture
-def lago(empty_database_url: str) -> Iterator[Lago]:
+def lago_database_url(kept_lago_database_url: str) -> str:
+    """A database in which no Lago has anything."""
+    with psycopg.connect(kept_lago_database_url) as connection:
+        found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'lago'").fetchall()
+        connection.execute("SET session_replication_role = replica")  # in any order, whatever refers to what
+        for (table,) in found:
+            connection.execute(sql.SQL("DELETE FROM lago.{}").format(sql.Identifier(table)))
+    return kept_lago_database_url
+
+
+@pytest.fixture
+def lago(lago_database_url: str) -> Iterator[Lago]:
     """A Lago on a Postgres store with the metric `llm_usage` (sum of `response_cost`), otherwise empty."""
-    with LagoStandIn(empty_database_url) as stand_in:
+    with LagoStandIn(lago_database_url) as stand_in:
         organization = stand_in.add_organization(LAGO_KEY)
         organization.add_billable_metric("llm_usage")
         with lago_server(stand_in) as url:
@@ -94,9 +113,9 @@ def lago(empty_database_url: str) -> Iterator[Lago]:
 
 
 @pytest.fixture
-def clickhouse_lago(empty_database_url: str) -> Iterator[Lago]:
+def clickhouse_lago(lago_database_url: str) -> Iterator[Lago]:
     """The same on a ClickHouse store."""
-    with LagoStandIn(empty_database_url) as stand_in:
+    with LagoStandIn(lago_database_url) as stand_in:
         organization = stand_in.add_organization(LAGO_KEY, events_store="clickhouse")
         organization.add_billable_metric("llm_usage")
         with lago_server(stand_in) as url:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -65,10 +65,11 @@ rm -rf "$1"
 
 
 @contextlib.contextmanager
-def postgres(data_dir: Path | None = None) -> Iterator[str]:
+def postgres(data_dir: Path | None = None, settings: Mapping[str, str] = SERVER_SETTINGS) -> Iterator[str]:
     """Runs a server and yields the URL of its superuser: `postgresql://postgres:PASSWORD@127.0.0.1:PORT/postgres`.
 
-    `data_dir` is created if need be and kept afterwards; without it the data are temporary. The server is
+    `data_dir` is created if need be and kept afterwards; without it the data are temporary. `settings` are the
+    server's, `listen_addresses` and `unix_socket_directories` of SERVER_SETTINGS among them. The server is
     gone when the block ends, and also when this process is killed. As root, it runs as the user `nobody`.
 
     Raises DatabaseFault where the server does not start, with the last line of its log.
@@ -81,7 +82,7 @@ def postgres(data_dir: Path | None = None) -> Iterator[str]:
         programs = _programs(scratch, account)
         data = scratch / "data" if data_dir is None else data_dir.resolve()
         password = _initialise(programs, data, scratch, account, watch)
-        with _running(programs, data, scratch, account, watch) as port:
+        with _running(programs, data, scratch, account, watch, settings) as port:
             yield f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
@@ -209,13 +210,18 @@ def _initialise(programs: Path, data: Path, scratch: Path, account: pwd.struct_p
 
 @contextlib.contextmanager
 def _running(
-    programs: Path, data: Path, scratch: Path, account: pwd.struct_passwd | None, watch: Watch
+    programs: Path,
+    data: Path,
+    scratch: Path,
+    account: pwd.struct_passwd | None,
+    watch: Watch,
+    settings: Mapping[str, str],
 ) -> Iterator[int]:
-    settings = [f"--{name}={value}" for name, value in SERVER_SETTINGS.items()]
+    options = [f"--{name}={value}" for name, value in settings.items()]
     for attempt in range(START_ATTEMPTS):
         port = _free_port()
         log = scratch / f"log-{attempt}"
-        command: list[str | Path] = [programs / "postgres", "-D", data, f"--port={port}", *settings]
+        command: list[str | Path] = [programs / "postgres", "-D", data, f"--port={port}", *options]
         with _process(command, log, scratch, account, watch) as server:
             if _ready(server, data):
                 yield port

@@ -102,11 +102,11 @@ def test_processes_and_dask_make_the_same_document_also_when_a_worker_is_killed(
     assert spread.document["method"]["workers"] == 2
 
     with cluster(2) as dask:
+        assert f"{dask.scheduler_address}: 2 workers" in world.run("check", RECONCILE_DASK=dask.scheduler_address).out
         at_list(world, 6, lambda: kill_a_busy_worker(dask))
         clustered = report(world, "--dask", dask.scheduler_address)
         assert text(clustered) == text(plain), clustered.err
         assert clustered.document["method"]["workers"] == 2
-        assert f"{dask.scheduler_address}: 2 workers" in world.run("check", RECONCILE_DASK=dask.scheduler_address).out
         assert killed, "no worker was killed"
         killed.clear()
     assert not multiprocessing.active_children()

@@ -115,7 +115,7 @@ def interpreter(version: str, cache: Path) -> Path:
         if not (environment / "made").exists():
             shutil.rmtree(environment, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
             subprocess.run([*install, "--requirement", str(requirements)], check=True)
             (environment / "made").touch()
     return python
