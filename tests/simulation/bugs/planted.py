@@ -18,7 +18,7 @@ from reconcile.lago import batch, coverage, events
 from reconcile.lago.delivery import Delivery
 from reconcile.ledger import Ledger
 from reconcile.litellm.feed import RowFeed
-from reconcile.run import courier, decide, deliver, held_rows, job, plan, read, read_back
+from reconcile.run import courier, decide, deliver, held_rows, job, keep, plan, read, read_back
 
 Bug = Callable[[], AbstractContextManager[object]]
 BUGS: dict[str, Bug] = {}
@@ -231,18 +231,29 @@ def rows_at_the_edge_lost() -> Iterator[None]:
 
 
 @bug
-def other_charge_id_sent_again() -> Iterator[None]:
-    """A row that was given another charge ID after it was delivered is sent for that one as well."""
-    claim = Ledger.claim
+def edge_hours_forgotten() -> Iterator[None]:
+    """The hour that a window begins within is not noted: what is written into it later is nobody's."""
+    with mock.patch.object(keep, "begun_within", return_value=None):
+        yield
 
-    def ours(self: Any, stream: Any, run_id: str, rows: Any, **options: Any) -> Any:
-        return claim(self, stream, run_id, rows, **{**options, "ours": True})
 
-    def nothing(self: Any, stream: Any, usage_from_ms: int, usage_to_ms: int) -> Any:
-        return real(self, stream, 0, 1)
+@bug
+def doubted_hours_kept() -> Iterator[None]:
+    """A run that could not finish has reconciled its late rows all the same."""
+    real = job.Courier.raise_doubt
+    seen: list[Any] = []
 
-    real = Ledger.delivered
-    with mock.patch.object(Ledger, "claim", ours), mock.patch.object(Ledger, "delivered", nothing):
+    def plan_made(run: Any, *rest: Any) -> Any:
+        seen[:] = [(run, made := plan.make_plan(run, *rest))]
+        return made
+
+    def raise_doubt(self: Any) -> None:
+        for run, made in seen:
+            numbers = made.recount.counts.index.to_numpy("datetime64[ms]").astype(np.int64) // 3_600_000
+            keep._keep_grown(run, made, dict(zip(numbers.tolist(), made.recount.counts.tolist(), strict=True)))
+        real(self)
+
+    with mock.patch.object(job, "make_plan", plan_made), mock.patch.object(job.Courier, "raise_doubt", raise_doubt):
         yield
 
 
