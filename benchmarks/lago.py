@@ -99,7 +99,7 @@ class Events:
         self._posted_keys: list[tuple[str, str]] = []
         self._posted_ages: list[int] = []
         self._sorted: tuple[Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64))  # ages, places
-        self._merged: tuple[tuple[int, int, int], list[bytes]] | None = None
+        self._merged: tuple[tuple[int, ...], list[bytes]] | None = None
         self._kept = 0
 
     def load(self, file: Path) -> None:
@@ -155,7 +155,7 @@ class Events:
 
     def _both(self, begin: int, end: int, others: slice) -> list[bytes]:
         """The texts of a window in which both kinds lie. They are kept for the next page of it."""
-        window = (begin, end, len(self.posted))
+        window = (begin, end, others.start, others.stop, len(self.posted))
         if self._merged is None or self._merged[0] != window:
             ages, places = self._sorted
             texts = [self.text[a : b - 1] for a, b in pairwise(self.ends[begin : end + 1].tolist())]

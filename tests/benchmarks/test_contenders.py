@@ -100,7 +100,11 @@ def test_a_page_mixes_what_was_loaded_and_what_was_posted(asked: argparse.Namesp
             page = answer["meta"]["next_page"]
         assert times == sorted(times, reverse=True)
         assert len(times) == answer["meta"]["total_count"] > 20
-        assert times.count("2026-10-31T12:00:00.000Z") == 1
+        place = times.index("2026-10-31T12:00:00.000Z")
+        for since, count in ((times[place], 2), ("2026-10-31T12:00:00.001Z", 1)):
+            window = {"timestamp_from": since, "timestamp_to": times[place - 1], "code": data.CODE}
+            answer = httpx.get(f"{api}/events", params=window).json()
+            assert len(answer["events"]) == answer["meta"]["total_count"] == count
 
 
 def test_the_table_compares_each_with_the_floor_and_the_job_of_its_scenario() -> None:
