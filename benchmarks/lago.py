@@ -79,6 +79,7 @@ ORGANIZATION = {
     "events_store": "postgres",
     "billing_configuration": {"invoice_grace_period": 0},
 }
+NOT_FOUND = {"status": 404, "error": "Not Found", "code": "resource_not_found"}
 EMPTY = ("invoices", "customers", "fees", "credit_notes")
 
 
@@ -185,8 +186,8 @@ class Server:
             return self._control(parts.path, asked)
         self.requests += 1
         path = parts.path.removeprefix("/api/v1").strip("/")
-        if path == "events/batch":
-            return self._take(orjson.loads(body)["events"])
+        if method == "POST":
+            return self._post(path, orjson.loads(body))
         if path == "events":
             return self._list(asked)
         return self._read([unquote(part) for part in path.split("/")], asked)
@@ -219,6 +220,16 @@ class Server:
         page, per_page = int(asked.get("page", 1)), int(asked.get("per_page", 100))
         texts, count = self.events.page(first, last, page, per_page)
         return Answer(200, b'{"events":[%b],"meta":%b}' % (texts, orjson.dumps(_meta(page, per_page, count))))
+
+    def _post(self, path: str, given: dict[str, Any]) -> Answer:
+        if path == "events/batch":
+            return self._take(given["events"])
+        if path == "events":
+            taken = self._take([given["event"]])
+            if taken.status != 200:
+                return _refused({"transaction_id": ["value_already_exist"]})
+            return Answer(200, b'{"event":%b}' % taken.body[len(b'{"events":[') : -len(b"]}")])
+        return _json(NOT_FOUND, 404)
 
     def _take(self, given: list[dict[str, Any]]) -> Answer:
         if len(given) > MOST_IN_A_BATCH:
@@ -254,7 +265,7 @@ class Server:
                 return _json({"subscription": {**self.subscriptions[name], "plan": PLAN}})
             case [collection] if collection in EMPTY:
                 return _json({collection: [], "meta": _meta(1, 100, 0)})
-        return _json({"status": 404, "error": "Not Found", "code": "resource_not_found"}, 404)
+        return _json(NOT_FOUND, 404)
 
     def _list_subscriptions(self, asked: dict[str, str]) -> Answer:
         if asked.get("status[]", "active") != "active" or asked.get("plan_code", "usage") != "usage":
