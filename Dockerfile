@@ -8,6 +8,7 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE cron.yaml ./
 COPY sql sql
+COPY man man
 COPY reconcile reconcile
 RUN python -m venv /opt/reconcile \
     && /opt/reconcile/bin/pip install --no-cache-dir -c constraints.txt . \

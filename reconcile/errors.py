@@ -5,6 +5,9 @@ The message names what is wrong and the way out, and never holds a secret.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class ReconcileError(Exception):
     """The base of them all. `kind` stands in the result document's `fault`."""
@@ -52,6 +55,12 @@ class LagoFault(ReconcileError):
     kind = "lago"
 
 
+class WorkerFault(ReconcileError):
+    """The processes or the Dask cluster that should decode pages died, or are not there."""
+
+    kind = "workers"
+
+
 class NotVisibleFault(ReconcileError):
     """Lago accepted deliveries that it does not show when it is read back."""
 
@@ -74,6 +83,17 @@ class BooksFault(ReconcileError):
     """The classes do not add up to what was read. This is a defect of `reconcile`."""
 
     kind = "books"
+
+
+class Defect(ReconcileError):
+    """Anything that was not raised on purpose. What was sent and recorded stands; running again is safe."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Defect:
+        """Names the type and the place. The message is left out: nobody knows what is in it."""
+        frames = traceback.extract_tb(error.__traceback__)[-3:]
+        places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}" for frame in reversed(frames))
+        return cls(f"a defect of reconcile stopped it: {type(error).__name__} at {places}; please report it")
 
 
 class LockedError(ReconcileError):

@@ -1,6 +1,6 @@
 -- Writes down deliveries before they are sent, one per request and event code, and gives the places (from 1) of those
 -- that may not be sent. A request that another charge ID has stays with it, unless Lago is not known to have taken it and
--- it was sent before :settled_before, or the operator decided otherwise (:ours).
+-- it had left before :settled_before, or the operator decided otherwise (:ours).
 WITH wanted AS (
   -- Text comes as JSON: a driver takes long to quote it in arrays.
   SELECT *
@@ -42,7 +42,15 @@ WITH wanted AS (
   WHERE known.transaction_id = excluded.transaction_id
     OR CAST(:ours AS boolean)
     OR (
-      known.sent_at < CAST(:settled_before AS timestamptz)
+      GREATEST(
+        known.sent_at,
+        (SELECT run.finished_at FROM reconcile.runs AS run WHERE run.run_id = known.run_id),
+        (
+          SELECT min(line.at)
+          FROM reconcile.journal AS line
+          WHERE line.run_id = known.run_id AND line.batch = 0 AND line.what = 'killed'
+        )
+      ) < CAST(:settled_before AS timestamptz)
       AND NOT known.taken
       AND NOT EXISTS (
         SELECT FROM reconcile.journal AS line

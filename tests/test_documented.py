@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import click
@@ -92,6 +93,18 @@ def test_every_command_has_a_help_text_and_an_example() -> None:
         assert command.help, name
         assert command.epilog, name
         assert f"reconcile {name}" in command.epilog
+
+
+def test_the_man_page_is_current() -> None:
+    """Where it is not: python tools/make_man_page.py"""
+    made = runpy.run_path(str(ROOT / "tools/make_man_page.py"))["page"]()
+    assert (ROOT / "man/reconcile.1").read_text(encoding="utf-8") == made
+    for name, command in commands().items():
+        assert f".SS reconcile {name}".replace("-", "\\-") in made
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--"):
+                    assert "\\fB" + option.replace("-", "\\-") in made, (name, option)
 
 
 def test_every_setting() -> None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from reconcile.classify.frames import (
     COST,
@@ -41,6 +44,9 @@ Texts = npt.NDArray[np.object_]
 _HAS_EVENT = ("matched", "matched_live", "unbilled", "mismatched", "misdirected")
 _REPEATS = (REASON["not_counted"], REASON["same_content"])
 _FOREVER = np.iinfo(np.int64).max // 4
+# Bytes of a request ID. Neither the ledger nor Lago's Postgres store can index one of more than about 2,600, which
+# whoever calls the proxy may choose; no provider's own has more than a few hundred.
+_LONGEST_ID = 2_000
 _OWN_NUMBER_BITS = {"spend": COST} | {name: 1 << bit for bit, name in enumerate(TOKENS)}
 
 
@@ -256,6 +262,7 @@ class Classification:
         choices = {
             ("misdirected", "other_charge_id"): work.rows["earlier_sure"][places],
             ("rejected", "invalid_spend"): ~(np.isfinite(spend) & (spend >= 0)),
+            ("rejected", "id_too_long"): _byte_lengths(work.rows["request_id"].take(places)) > _LONGEST_ID,
             ("excluded", "retrieval"): work.rows["retrieval"][places] & (spend == 0),
         }
         conditions, names = list(choices.values()), list(choices)
@@ -288,6 +295,10 @@ class Classification:
             near = usage + self.rules.reach.before + self.rules.reach.after >= horizon_ms
             self._recent = work.rows.take(np.flatnonzero(near & (work.rows["kind"] != 0)))
         return settled
+
+
+def _byte_lengths(texts: Any) -> Ints:
+    return np.asarray(pc.binary_length(pa.array(texts)).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _as_integers(ids: list[str]) -> Ints:

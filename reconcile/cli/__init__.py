@@ -11,9 +11,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from reconcile import __version__
-from reconcile.cli import jobs, sandbox, state, watch
+from reconcile.cli import explain, jobs, sandbox, setup, state, watch
 from reconcile.cli.console import guarded, print_line, say
-from reconcile.errors import OutputFault, ReconcileError
+from reconcile.errors import Defect, OutputFault, ReconcileError
 
 HELP = """Compares LiteLLM's spend logs with the usage events in Lago, sends what is missing exactly once, and reports
 every discrepancy.
@@ -52,9 +52,11 @@ for _name, _command, _example in (
     ("backfill", jobs.backfill, "backfill --from 2026-11-01 --to 2026-11-30 --dry-run"),
     ("report", jobs.report, "report --from 2026-11-01 --to 2026-11-30 --output . --format xlsx --lang zh-CN"),
     ("check", state.check, "check && reconcile run"),
+    ("setup", setup.setup, "setup --curl > setup.sh  # then read it, and: sh setup.sh"),
     ("migrate", state.migrate, "migrate"),
     ("runs", state.runs, "runs --limit 5"),
     ("show", state.show, "show 2026-11-23T02-15-00Z-7f3a"),
+    ("explain", explain.explain, "explain chatcmpl-9f2c41d07b3a --json"),
     ("schedule", watch.schedule, "schedule --file cron.yaml --print"),
     ("test-alert", watch.test_alert, "test-alert"),
     ("demo", sandbox.demo, "demo --output /tmp/demo"),
@@ -89,4 +91,8 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         say("reconcile: interrupted; running it again is safe")
         return 130
+    except Exception as error:
+        defect = Defect.of(error)
+        say(f"reconcile: {defect}")
+        return defect.exit_code
     return 0

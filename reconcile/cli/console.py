@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,15 +23,21 @@ from reconcile.errors import OutputFault
 if TYPE_CHECKING:
     from rich.console import Console
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def print_json(value: Any) -> None:
     """UTF-8, whatever the terminal's encoding is."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    cast(Results, sys.stdout).write_bytes(orjson.dumps(value, option=options))
+    print_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def print_bytes(data: bytes) -> None:
+    """As they are, whatever the terminal's encoding is."""
+    cast(Results, sys.stdout).write_bytes(data)
 
 
 def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_harmless(text) + "\n")
 
 
 @contextlib.contextmanager
@@ -49,7 +56,12 @@ def printing() -> Iterator[Console]:
 
 
 def say(text: str) -> None:
-    logs.write(text + "\n")
+    logs.write(_harmless(text) + "\n")
+
+
+def _harmless(text: str) -> str:
+    """Names come from strangers, and a terminal obeys control characters."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Language(StrEnum):
 
 
 FromOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--from",
         metavar="D",
@@ -50,8 +50,17 @@ FromOption = Annotated[
     ),
 ]
 ToOption = Annotated[
-    str,
+    str | None,
     typer.Option("--to", metavar="D", help="Last day, included whole (2026-11-30), or an exact instant, not included."),
+]
+LastOption = Annotated[
+    str | None,
+    typer.Option(
+        "--last", metavar="TIME", help="Instead of --from and --to: so much up to RECONCILE_LAG ago (7d, 36h)."
+    ),
+]
+MonthOption = Annotated[
+    str | None, typer.Option("--month", metavar="MONTH", help="Instead of --from and --to: a whole month (2026-10).")
 ]
 SkipUnchangedOption = Annotated[
     bool,
@@ -69,11 +78,21 @@ ChargeByOption = Annotated[ChargeBy | None, typer.Option("--charge-by", help="In
 EventCodeOption = Annotated[
     str | None, typer.Option("--event-code", metavar="CODE", help="Instead of LAGO_API_EVENT_CODE.")
 ]
+DaskOption = Annotated[
+    str | None, typer.Option("--dask", metavar="ADDRESS", help="Decode on a Dask cluster. Instead of RECONCILE_DASK.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log what goes on, also how many requests Lago is given at a time.")
+]
 LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead of RECONCILE_LANG.")]
 
 
 def settings_with(
-    charge_by: ChargeBy | None = None, event_code: str | None = None, language: Language | None = None
+    charge_by: ChargeBy | None = None,
+    event_code: str | None = None,
+    language: Language | None = None,
+    dask: str | None = None,
+    verbose: bool = False,
 ) -> Settings:
     """The settings, with what the command line says instead."""
     from reconcile.settings import load
@@ -82,4 +101,6 @@ def settings_with(
         charge_by=None if charge_by is None else charge_by.value,
         event_code=event_code,
         language=None if language is None else language.value,
+        dask=dask,
+        log_level="debug" if verbose else None,
     )

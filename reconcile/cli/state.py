@@ -9,8 +9,17 @@ import typer
 
 from reconcile import logs
 from reconcile.cli.console import print_json, print_line, printing, say
-from reconcile.cli.options import ChargeByOption, EventCodeOption, JsonOption, LanguageOption, settings_with
-from reconcile.errors import OutputFault, UsageError
+from reconcile.cli.options import (
+    ChargeByOption,
+    EventCodeOption,
+    JsonOption,
+    Language,
+    LanguageOption,
+    settings_with,
+)
+from reconcile.errors import OutputFault, ReconcileError, UsageError
+
+_COMPLETED = 50  # runs that a shell is offered
 
 
 def check(as_json: JsonOption = False, charge_by: ChargeByOption = None, event_code: EventCodeOption = None) -> None:
@@ -67,10 +76,15 @@ def migrate() -> None:
 def runs(
     as_json: JsonOption = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, newest first.")] = 20,
+    only_last: Annotated[bool, typer.Option("--last", help="The last run alone, as `show` prints it.")] = False,
+    language: LanguageOption = None,
 ) -> None:
     """The history of runs."""
     from reconcile.run.preflight import open_ledger
 
+    if only_last:
+        _show(None, as_json=as_json, language=language)
+        return
     with open_ledger(settings_with()) as ledger:
         found = ledger.runs(limit) if ledger.is_current() else []
     if as_json:
@@ -92,21 +106,47 @@ def runs(
         print_line("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _run_ids(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell: the latest runs whose ID begins like that, each with what it was. Silent where it cannot tell."""
+    from reconcile.run.preflight import open_ledger
+
+    with contextlib.suppress(ReconcileError), open_ledger(settings_with()) as ledger:
+        found = ledger.runs(_COMPLETED) if ledger.is_current() else []
+        return [
+            (entry["run_id"], f"{_command(entry)}, {entry['status'] or 'unfinished'}")
+            for entry in found
+            if entry["run_id"].startswith(incomplete)
+        ]
+    return []
+
+
 def show(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="As `reconcile runs` lists it.")],
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN_ID", help="As `reconcile runs` lists it.", autocompletion=_run_ids)
+    ],
     as_json: JsonOption = False,
     language: LanguageOption = None,
 ) -> None:
     """One run, as it was reported."""
+    _show(run_id, as_json=as_json, language=language)
+
+
+def _show(run_id: str | None, *, as_json: bool, language: Language | None) -> None:
+    """Prints a run, the latest one where none is named."""
     from reconcile.domain.document import from_json
     from reconcile.report import terminal
     from reconcile.run.preflight import open_ledger
 
     settings = settings_with(language=language)
     with open_ledger(settings) as ledger:
-        entry = ledger.run(run_id) if ledger.is_current() else None
+        is_current = ledger.is_current()
+        if run_id is None and is_current:
+            run_id = next((entry["run_id"] for entry in ledger.runs(1)), None)
+        entry = ledger.run(run_id) if run_id is not None and is_current else None
+    if run_id is None:
+        raise UsageError("--last: there is no run yet; `reconcile run` makes the first")
     if entry is None:
-        raise UsageError(f"there is no run {run_id!r}; `reconcile runs` lists them")
+        raise UsageError(f"RUN_ID: there is no run {run_id!r}; `reconcile runs` lists them")
     if entry["document"] is None:
         if as_json:
             print_json(_entry_json(entry))

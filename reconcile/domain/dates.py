@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DAY = timedelta(days=1)
-_YEARS = range(1970, 2200)
+YEARS = range(1970, 2200)
 
 _DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _DATE_TIME = re.compile(
@@ -113,8 +113,8 @@ def _date(text: str, digits: str) -> date:
         day = date.fromisoformat(digits)
     except ValueError:
         raise ValueError(f"{text}: there is no such date; {_FORMS}") from None
-    if day.year not in _YEARS:
-        raise ValueError(f"{text}: the year lies outside {_YEARS[0]} to {_YEARS[-1]}")
+    if day.year not in YEARS:
+        raise ValueError(f"{text}: the year lies outside {YEARS[0]} to {YEARS[-1]}")
     return day
 
 

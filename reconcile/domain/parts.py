@@ -195,7 +195,9 @@ class Method:
     stage_seconds: Mapping[str, float] = field(default_factory=dict)  # read, list, classify, deliver, verify
     # Requests in flight that the run settled on, by kind (list, deliver), on average over the time that it asked.
     in_flight: Mapping[str, float] = field(default_factory=dict)
-    workers: int = 1
+    # The most that it let be in flight when it ended, by kind: what Lago was found to gain from.
+    in_flight_limit: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 1  # that decoded what Lago listed
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -210,6 +212,7 @@ class Method:
             "retries": self.retries,
             "stage_seconds": dict(self.stage_seconds),
             "in_flight": dict(self.in_flight),
+            "in_flight_limit": dict(self.in_flight_limit),
             "workers": self.workers,
         }
 

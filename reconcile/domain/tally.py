@@ -6,14 +6,12 @@ Everything that a report shows is a sum over these groups, so that every total i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from decimal import Decimal
-from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 import pandas as pd
 
@@ -21,17 +19,13 @@ from reconcile.domain import exact
 from reconcile.domain.document import EventTotals, Group, RowTotals
 from reconcile.domain.frames import among, constant
 from reconcile.domain.money import add, plain
+from reconcile.domain.sums import KEY, WORDS, Doubles, Groups, Ints, Read, Words
 from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES, RowClass, Scope
 from reconcile.errors import BooksFault
 
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 Days = Callable[[Ints], Ints]  # local days, numbered since 1970, of instants in ms
 Totals = TypeVar("Totals", RowTotals, EventTotals)
 
-_KEY = ("slice", "scope", "class", "reason", "charge_id", "model", "day")
-_WORDS = ("scope", "class", "reason", "charge_id", "model")
-_COMPACT_AT = 400_000  # groups
 _COST_TOLERANCE = 1e-9
 _AGREEING = (RowClass.MATCHED, RowClass.MATCHED_LIVE)
 _WINDOW = frozenset({Scope.WINDOW.value})
@@ -48,10 +42,10 @@ class Tally:
 
     def __init__(self, days: Days, slice_ms: int) -> None:
         self._days, self.slice_ms = days, slice_ms
-        self._words = _Words()
-        self._rows = _Groups(self._words, counters=4)  # count, prompt tokens, completion tokens, ambiguous
-        self._events = _Groups(self._words, counters=1)
-        self._read_rows, self._read_events = _Read(), _Read()
+        self._words = Words()
+        self._rows = Groups(self._words, counters=4)  # count, prompt tokens, completion tokens, ambiguous
+        self._events = Groups(self._words, counters=1)
+        self._read_rows, self._read_events = Read(), Read()
         self._read_slices: dict[int, list[int]] = {}  # slice -> rows and events read of it
 
     # --- what was read
@@ -116,7 +110,7 @@ class Tally:
         self._events.add(keys, [np.ones(len(events), np.int64)], exact.usable(events["cost"].to_numpy(np.float64)))
 
     def _keys(self, frame: pd.DataFrame, times: Ints) -> list[Ints]:
-        codes = {name: self._words.codes(frame[name]) for name in _WORDS}
+        codes = {name: self._words.codes(frame[name]) for name in WORDS}
         return [times // self.slice_ms, *codes.values(), self._days(times)]
 
     def _same_money(self, rows: pd.DataFrame, spend: Doubles) -> None:
@@ -179,10 +173,10 @@ class Tally:
         """
         told = (Scope.WINDOW.value, RowClass.DELIVERED.value, RowClass.MATCHED.value, "")
         window, delivered, matched, none = map(self._words.code, told)
-        keys, sums = self._rows.summed(range(len(_KEY)), only=number)
+        keys, sums = self._rows.summed(range(len(KEY)), only=number)
         inside = keys[:, 1] == window
         keys, sums = np.ascontiguousarray(keys[inside, 2:]), sums[inside]
-        event_keys, event_sums = self._events.summed(range(2, len(_KEY)), only=number)
+        event_keys, event_sums = self._events.summed(range(2, len(KEY)), only=number)
         sent = keys[:, 0] == delivered
         keys[sent, :2] = matched, none
         # Of a row its count and its money make the event that was delivered.
@@ -191,6 +185,8 @@ class Tally:
         used = np.unique(np.concatenate([keys[:, :4].ravel(), event_keys[:, :4].ravel()]))
         for codes in (keys, event_keys):
             codes[:, :4] = np.searchsorted(used, codes[:, :4])
+        # What was taken from columns lies in memory as columns, which orjson does not write.
+        keys, sums, event_keys, event_sums = map(np.ascontiguousarray, (keys, sums, event_keys, event_sums))
         return orjson.dumps(
             {
                 "words": [self._words.words[code] for code in used.tolist()],
@@ -278,157 +274,6 @@ class Tally:
         )
 
 
-class _Words:
-    """Numbers for words, as they come."""
-
-    def __init__(self) -> None:
-        self._codes: dict[str, int] = {}
-        self.words: list[str] = []
-
-    def code(self, word: str) -> int:
-        code = self._codes.get(word)
-        if code is None:
-            code = self._codes[word] = len(self.words)
-            self.words.append(word)
-        return code
-
-    def codes(self, column: pd.Series) -> Ints:
-        """The codes of a categorical column."""
-        categories = column.cat.categories
-        used = np.unique(column.cat.codes.to_numpy())
-        known = np.zeros(len(categories), np.int64)
-        names = categories.to_numpy(object)
-        for place in used.tolist():
-            known[place] = self.code(str(names[place]))
-        return known[column.cat.codes.to_numpy()]
-
-
-class _Read:
-    """Count and money of what was read."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums = np.zeros(4, np.int64)
-        self._odd: list[Decimal] = []
-
-    def add(self, amounts: Doubles, sign: int = 1) -> None:
-        limbs, odd = exact.limbs_of(amounts)
-        self.count += sign * len(amounts)
-        self._sums += sign * limbs.sum(axis=0)
-        self._odd += [sign * amount for amount in exact.odd_amounts(amounts, odd)]
-
-    def take(self, count: int, limbs: Ints) -> None:
-        self.count += count
-        self._sums += limbs.sum(axis=0)
-
-    @property
-    def money(self) -> Decimal:
-        (fitting,) = exact.as_decimals(self._sums.reshape(1, 4))
-        return add([fitting, *self._odd])
-
-
-class _Groups:
-    """Totals by key, as integers: they become words and decimals only when they are asked for."""
-
-    def __init__(self, words: _Words, counters: int) -> None:
-        self._words = words
-        self._width = counters
-        self._keys: list[Ints] = []  # chunks of (groups, key columns)
-        self._values: list[Ints] = []  # chunks of (groups, counters and limbs)
-        self._size = 0
-        # Amounts that do not fit limbs, by key.
-        self._odd: dict[tuple[int, ...], Decimal] = {}
-
-    def add(self, keys: list[Ints], counters: list[Ints], amounts: Doubles) -> None:
-        limbs, odd = exact.limbs_of(amounts)
-        for place, amount in zip(odd.tolist(), exact.odd_amounts(amounts, odd), strict=True):
-            key = tuple(int(column[place]) for column in keys)
-            self._odd[key] = add((self._odd.get(key, Decimal(0)), amount))
-        self.take(np.stack(keys, axis=1), np.concatenate([np.stack(counters, axis=1), limbs], axis=1))
-
-    def take(self, keys: Ints, values: Ints) -> None:
-        """Adds counters and limbs (a row of `values`) to each key (a row of `keys`)."""
-        keys, sums = _added(keys, values)
-        self._keys.append(keys)
-        self._values.append(_normal(sums, self._width))
-        self._size += len(keys)
-        if self._size > _COMPACT_AT:
-            keys, sums = self.summed(range(len(_KEY)))
-            self._keys, self._values, self._size = [keys], [sums], len(keys)
-
-    def summed(self, columns: Sequence[int], only: int | None = None) -> tuple[Ints, Ints]:
-        """Keys of these columns, each once, with their counters and limbs; `only` of one slice."""
-        chosen = [
-            (keys[at], values[at])
-            for keys, values in zip(self._keys, self._values, strict=True)
-            if (at := np.full(len(keys), True) if only is None else keys[:, 0] == only).any()
-        ]
-        if not chosen:
-            return np.zeros((0, len(columns)), np.int64), np.zeros((0, self._width + 4), np.int64)
-        keys, values = (np.concatenate(part) for part in zip(*chosen, strict=True))
-        keys, sums = _added(keys[:, list(columns)], values)
-        return keys, _normal(sums, self._width)
-
-    @property
-    def odd_slices(self) -> set[int]:
-        """The slices that hold amounts which do not fit limbs."""
-        return {key[0] for key in self._odd}
-
-    def by(self, *names: str, only: int | None = None) -> dict[tuple[str | int, ...], tuple[list[int], Decimal]]:
-        """Counters and money by these parts of the key; `only` one slice."""
-        columns = [_KEY.index(name) for name in names]
-        found: dict[tuple[str | int, ...], tuple[list[int], Decimal]] = {}
-        keys, sums = self.summed(columns, only)
-        money = exact.as_decimals(sums[:, self._width :])
-        for codes, counters, amount in zip(keys.tolist(), sums[:, : self._width].tolist(), money, strict=True):
-            found[self._named(names, codes)] = (counters, amount)
-        for key, amount in self._odd.items():
-            if only is None or key[0] == only:
-                name = self._named(names, [key[column] for column in columns])
-                counters, so_far = found[name]
-                found[name] = (counters, add((so_far, amount)))
-        return found
-
-    def _named(self, names: Iterable[str], codes: list[int]) -> tuple[str | int, ...]:
-        words = self._words.words
-        return tuple(words[code] if name in _WORDS else code for name, code in zip(names, codes, strict=True))
-
-
-def _added(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """Each key once, in order of first appearance, and the sums of its values."""
-    group, first = _numbered(keys)
-    # Numbers of 16 bits are sorted by their digits, in a tenth of the time.
-    order = np.argsort(group.astype(np.uint16) if len(first) <= 1 << 16 else group, kind="stable")
-    starts = np.flatnonzero(np.concatenate(([True], np.diff(group[order]) != 0)))
-    return keys[first], np.add.reduceat(values[order], starts, axis=0)
-
-
-def _numbered(keys: Ints) -> tuple[Ints, Ints]:
-    """The group number of each key, in order of first appearance, and where each group is first seen."""
-    least = keys.min(axis=0)
-    widths = [int(width) for width in keys.max(axis=0) - least + 1]
-    if prod(widths) < 1 << 63:
-        number = np.zeros(len(keys), np.int64)
-        for column, width in enumerate(widths):
-            number = number * width + (keys[:, column] - least[column])
-        group = pd.factorize(number)[0].astype(np.int64)
-    else:
-        group = np.zeros(len(keys), np.int64)
-        for column in range(keys.shape[1]):
-            part, distinct = pd.factorize(keys[:, column])
-            group = pd.factorize(group * len(distinct) + part)[0].astype(np.int64)
-    seen = np.maximum.accumulate(group)
-    return group, np.flatnonzero(np.concatenate(([True], seen[1:] > seen[:-1])))
-
-
-def _normal(sums: Ints, width: int) -> Ints:
-    """Carries the limbs over, so that later sums cannot overflow them."""
-    for limb in range(width, width + 3):
-        sums[:, limb + 1] += sums[:, limb] >> 32
-        sums[:, limb] &= (1 << 32) - 1
-    return sums
-
-
 def _row_totals(counters: list[int], money: Decimal) -> RowTotals:
     return RowTotals(counters[0], money, counters[1], counters[2])
 
@@ -474,7 +319,7 @@ def _by_class(found: Mapping[str, Totals], names: Iterable[str], kind: type[Tota
     return {"total": total} | {str(name): found.get(str(name), kind()) for name in names}
 
 
-def _same(side: str, read: _Read, booked: tuple[int, Decimal]) -> None:
+def _same(side: str, read: Read, booked: tuple[int, Decimal]) -> None:
     if (read.count, read.money) != booked:
         raise BooksFault(
             f"the {side} do not add up: read {read.count} of {plain(read.money)} USD, "

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     NOT_SENT = "not_sent"
     NOT_VISIBLE = "not_visible"
     # rejected
+    ID_TOO_LONG = "id_too_long"
     REFUSED = "refused"
     EXISTS_BUT_DELETED = "exists_but_deleted"
     # duplicate
@@ -140,7 +141,7 @@ ROW_REASONS: dict[RowClass, tuple[Reason, ...]] = {
         Reason.SAME_CALL,
         Reason.REPEAT,
     ),
-    RowClass.REJECTED: (Reason.INVALID_SPEND, Reason.REFUSED, Reason.EXISTS_BUT_DELETED),
+    RowClass.REJECTED: (Reason.INVALID_SPEND, Reason.ID_TOO_LONG, Reason.REFUSED, Reason.EXISTS_BUT_DELETED),
 }
 
 EVENT_REASONS: dict[EventClass, tuple[Reason, ...]] = {

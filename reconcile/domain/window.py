@@ -5,8 +5,9 @@ Every instant is UTC with millisecond precision, like LiteLLM's `timestamp(3)` c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +17,7 @@ from reconcile.errors import UsageError
 
 RelativeName = Literal["yesterday", "last-week", "last-month", "this-month"]
 
+_MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
 _HOUR = timedelta(hours=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -61,6 +63,19 @@ def parse_range(from_text: str, to_text: str, zone: tzinfo) -> Window:
             f"and --to {to_text} ends at {instant(end)}"
         )
     return Window(start, end)
+
+
+def month_window(text: str, zone: tzinfo) -> Window:
+    """The whole month of `--month` in `zone`, as in `2026-10`. Raises UsageError for anything else."""
+    found = _MONTH.fullmatch(text.strip())
+    try:
+        first = date(int(found[1]), int(found[2]), 1) if found else None
+    except ValueError:
+        first = None
+    if first is None or first.year not in dates.YEARS:
+        raise UsageError(f"--month {text[:60]!r} is no month; write one such as 2026-10")
+    following = (first + 31 * DAY).replace(day=1)
+    return Window(day_start(first, zone), day_start(following, zone))
 
 
 def _edge(option: str, text: str, zone: tzinfo, *, next_day: bool) -> datetime:

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from reconcile.errors import LagoFault
+from reconcile.lago.body import shown
 from reconcile.lago.gate import Gate
 from reconcile.lago.http import Answer, AnswerLost, Http, as_dict, as_int, as_list
 
@@ -327,12 +328,12 @@ def _settle_refusal(item: Item, details: object, answer: Answer) -> None:
         reason = "; ".join(f"{name}: {', '.join(map(str, as_list(codes)))}" for name, codes in fields.items())
     else:
         reason = str(details or answer.excerpt or f"refused with {answer.status}")
-    item.settle("refused", reason[:_REASON], answer.status)
+    item.settle("refused", shown(reason)[:_REASON], answer.status)
 
 
 def _created_at(answer: Answer) -> datetime | None:
     """When Lago stored the first event of an answer, None where it does not say (ClickHouse)."""
-    with suppress(msgspec.MsgspecError, ValueError, TypeError):
+    with suppress(msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         stored = _CREATED(answer.content)
         first = stored.event or (stored.events[0] if stored.events else None)
         if first is not None and first.created_at is not None:

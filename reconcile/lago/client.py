@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from reconcile.lago.catalog import Catalog
 from reconcile.lago.clock import ClockOffset
 from reconcile.lago.delivery import Delivery
+from reconcile.lago.events import Decode, decode_page
 from reconcile.lago.gate import Gate, InFlight
 from reconcile.lago.http import Http
 from reconcile.lago.listing import PAGE_SIZE, Listing
@@ -31,7 +34,9 @@ class Lago(Catalog, Listing, Delivery):
 
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
     and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
-    connecting, and for every read and write on its own. `ca_file` names a file of further certificates to trust.
+    connecting, for sending a request, and for all of its answer. `ca_file` names a file of further certificates.
+    `decode` decodes a page of events: here, or wherever it sends it. `on_limit` is told a kind of request ("list",
+    "deliver") and how many of it were and are let in flight, whenever that changes.
     Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
@@ -48,11 +53,14 @@ class Lago(Catalog, Listing, Delivery):
         stop: threading.Event | None = None,
         page_size: int = PAGE_SIZE,
         ca_file: str | None = None,
+        decode: Decode = decode_page,
+        on_limit: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self.page_size = page_size
+        self.decode = decode
         self.state = ListingState()
-        self.lists = Gate(concurrency)
-        self.batches = Gate(concurrency)
+        self.lists = Gate(concurrency, None if on_limit is None else partial(on_limit, "list"))
+        self.batches = Gate(concurrency, None if on_limit is None else partial(on_limit, "deliver"))
         self.http = Http(
             base_url,
             api_key,

@@ -160,6 +160,10 @@ class Coverage:
         places = self._by_charge_id.places_of(charge_id)
         return sorted({(self._places[at].external_customer_id, self._places[at].external_id) for at in places})
 
+    def at(self, place: int) -> Subscription | None:
+        """The subscription at a place of `Resolved.covering`."""
+        return self._places[place] if place >= 0 else None
+
     def customers(self, covering: Ints) -> list[str]:
         """The external customer IDs of covering subscriptions, each once."""
         places = np.unique(covering[covering >= 0]).tolist()

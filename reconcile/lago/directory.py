@@ -89,6 +89,15 @@ class Directory:
             self._asked_drafts |= fresh
         return self._drafts
 
+    def subscriptions_of(self, charge_id: str) -> list[Subscription]:
+        """Every subscription that was learned of a charge ID, whatever its status, the earliest first."""
+        found = self._roll.of(("external_customer_id" if self.by_customer else "external_id", charge_id))
+        return sorted(found, key=lambda one: (one.started_ms or 0, one.lago_id))
+
+    def plan_of(self, subscription: Subscription) -> Plan | None:
+        """The plan of a subscription in force that was learned, None where Lago does not show it."""
+        return self._prices.plan_of.get(subscription.lago_id)
+
     def survey(self) -> tuple[int, int, dict[str, Plan]]:
         """For a check before the first run: how many subscriptions are active, how many are not, and the plans (by
         code) of the newest hundred active ones, at most 20.

@@ -7,8 +7,6 @@ as text, null as '', and counts what its own decimal parser reads.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +24,7 @@ import pyarrow.compute as pc
 from reconcile.domain.event import OWN_ID
 from reconcile.domain.frames import EVENTS, empty
 from reconcile.errors import LagoFault
+from reconcile.lago.body import NUL, tolerant
 from reconcile.lago.values import (
     ABSENT,
     ANY_NOTATION,
@@ -162,8 +161,8 @@ class PageDecoder:
         Raises `LagoFault` where the body is no JSON object, or an event has no time.
         """
         try:
-            answer = self._decode(body)
-        except (msgspec.MsgspecError, ValueError):
+            answer = self._tidied(body) if NUL in body else self._decode(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             answer = self._tidied(body)
         events = answer.events or []
         wanted = [event for event in events if event.code == code]
@@ -181,12 +180,7 @@ class PageDecoder:
 
     def _tidied(self, body: bytes) -> Any:
         """An answer with something in it that Lago was never seen to send; what is of no use is left out."""
-        try:
-            found = json.loads(body, parse_int=_integer)
-            # Half of a surrogate pair is no text for Arrow.
-            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
-        except ValueError:
-            found = None
+        found = tolerant(body)
         if not isinstance(found, dict):
             raise LagoFault("GET /events answered with something that is no JSON object")
         events, meta = found.get("events"), found.get("meta")
@@ -304,6 +298,15 @@ def decoder(shape: EventShape) -> PageDecoder:
     return PageDecoder(shape)
 
 
+# Shape, code, subscription (None: of any) and body: where a page is decoded is the caller's choice.
+Decode = Callable[[EventShape, str, str | None, bytes], Page]
+
+
+def decode_page(shape: EventShape, code: str, subscription_id: str | None, body: bytes) -> Page:
+    """See `PageDecoder.page`. Everything that goes in or comes out travels between processes."""
+    return decoder(shape).page(body, code, subscription_id)
+
+
 def frame(parts: Sequence[Columns]) -> pd.DataFrame:
     """The parts one after another as one EVENTS frame; whom an event is for is its subscription."""
     if not parts:
@@ -343,8 +346,3 @@ def _struct(name: str, types: dict[str, Any], names: Iterable[str] | None = None
         rename=None if names is None else dict(zip(types, names, strict=True)),
         gc=False,
     )
-
-
-def _integer(digits: str) -> int | float:
-    """Python refuses to read a whole number of thousands of digits."""
-    return int(digits) if len(digits) < 1_000 else math.inf

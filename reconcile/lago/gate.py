@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
 from reconcile.errors import Interrupted
 from reconcile.lago.pace import Pace, Seen
+
+# Told the limit before and after each change, by the thread that caused it.
+OnLimit = Callable[[int, int], None]
 
 _LOOK = 0.5  # seconds between two looks at `stop`
 
@@ -24,7 +28,8 @@ class InFlight:
 class Gate:
     """Shared by all threads that send requests of one kind."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, on_limit: OnLimit | None = None) -> None:
+        self._on_limit = on_limit
         self._pace = Pace(most)
         self._changed = threading.Condition()
         self._in_flight = 0
@@ -56,9 +61,12 @@ class Gate:
     def leave(self, entered: tuple[float, int], items: float, status: int | None) -> None:
         """The request is over; see `Seen` for `items` and `status`."""
         with self._changed:
-            now = self._count(-1)
+            now, before = self._count(-1), self._pace.limit
             self._pace.saw(Seen(entered[0], now, entered[1], items, status))
+            limit = self._pace.limit
             self._changed.notify_all()
+        if limit != before and self._on_limit is not None:
+            self._on_limit(before, limit)
 
     def _count(self, change: int) -> float:
         now = monotonic()

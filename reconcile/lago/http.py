@@ -7,7 +7,6 @@ Facts are of Lago v1.51.0 unless a docstring names another version.
 from __future__ import annotations
 
 import copy
-import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +16,9 @@ from time import time
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-import orjson
-
 from reconcile import __version__
 from reconcile.errors import Interrupted, LagoFault, PreflightError, ReconcileError, SettingsError
+from reconcile.lago.body import braced, json_object, shown
 from reconcile.lago.clock import ClockOffset
 from reconcile.lago.gate import Gate
 from reconcile.lago.patience import PREFLIGHT, Passing, Patience, RateLimited, Retry, Shared
@@ -31,6 +29,7 @@ Params = Sequence[tuple[str, str | int]]
 _EXCERPT = 200  # characters of an answer that an error quotes
 _EXCERPT_BYTES = 20_000  # of a page, in which they are looked for
 _CATALOG_PAGE = 100  # Lago's own default
+_MOST_PAGES = 10_000  # of a list; more is a list that never ends
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Answer:
     @cached_property
     def body(self) -> dict[str, Any] | None:
         """The JSON object, None where there is none."""
-        return _json_object(self.content)
+        return json_object(self.content)
 
 
 class Unserved(Exception):
@@ -201,17 +200,20 @@ class Http:
         """The items under `key`, page by page. Raises `Unserved` where the first page got one of `answers`.
 
         Follows `next_page`. Lago counts some lists from a cache, so the total is not to be trusted
-        (pagination.rb).
+        (pagination.rb). Raises `LagoFault` where the list does not end.
         """
         page: int | None = 1
+        before: list[dict[str, Any]] = []
         while page is not None:
             self.check_stop()
             answer = self.get(path, [*params, ("page", page), ("per_page", _CATALOG_PAGE)], answers=answers)
             if not answer.ok:
                 raise Unserved(answer.status)
             items = [item for item in as_list((answer.body or {}).get(key)) if isinstance(item, dict)]
+            if page > _MOST_PAGES or (items and items == before):
+                raise LagoFault(f"GET {path}: the list does not end (page {page})")
             yield items
-            page = following(answer.body, page) if items else None
+            page, before = following(answer.body, page) if items else None, items
 
     def pause(self, seconds: float) -> None:
         """Wait before something is tried again. Raises `Interrupted` where a run is told to stop."""
@@ -250,24 +252,25 @@ class Http:
         return Passing(what)
 
     def _judge(self, call: _Call, response: Response) -> Answer:
-        status, content = response.status, response.content
+        # Servers have been seen to echo a request's headers, and any text of an answer may be shown or kept.
+        status, content = response.status, response.content.replace(self._key.encode(), b"[LAGO_API_KEY]")
         if status == 429:
             raise RateLimited(_reset_seconds(response.headers))
         if 200 <= status < 300:
             answer = Answer(status, content, "")
-            if (answer.body is not None) if call.whole else _braced(content):
+            if (answer.body is not None) if call.whole else braced(content):
                 return answer
             if call.method == "POST" and not content:
                 return answer  # Lago's ingest host answers a single event with nothing at all
-        excerpt = " ".join(self._redacted(content[:_EXCERPT_BYTES].decode("utf-8", "replace")).split())[:_EXCERPT]
+        excerpt = self._redacted(content[:_EXCERPT_BYTES].decode("utf-8", "replace"))[:_EXCERPT]
         if 200 <= status < 300:
+            if not call.repeatable:  # what was taken and what was not, nobody can tell
+                raise AnswerLost(f"{call} answered {status} without a JSON object: {excerpt}".rstrip(": "))
             raise self._wrong_address(call, f"{status} without a JSON object", excerpt)
         if status in call.answers:
             return Answer(status, content, excerpt)
         if 300 <= status < 400:
-            target = urlsplit(response.headers.get("location", ""))
-            where = f"{status}, a redirect to {target.scheme}://{target.hostname}{target.path}"
-            raise self._wrong_address(call, self._redacted(where), "")
+            raise self._wrong_address(call, self._redacted(f"{status}, a redirect to {_place(response)}"), "")
         if status == 404:
             raise self._wrong_address(call, "404", excerpt)
         said = f"{call} answered {status}" + (f": {excerpt}" if excerpt else "")
@@ -296,8 +299,8 @@ class Http:
         return PreflightError(message) if self._preflight else Passing(message)
 
     def _redacted(self, text: str) -> str:
-        """Servers have been seen to echo a request's headers on their error pages."""
-        return text.replace(self._key, "[LAGO_API_KEY]")
+        """One line of words, without the key."""
+        return shown(text.replace(self._key, "[LAGO_API_KEY]"))
 
 
 def segment(text: str) -> str:
@@ -368,20 +371,13 @@ def _wire(base: str, timeout: float, ca_file: str | None) -> Wire:
         raise SettingsError(str(error)) from None
 
 
-def _braced(content: bytes) -> bool:
-    return content[:64].lstrip()[:1] == b"{" and content[-64:].rstrip()[-1:] == b"}"
-
-
-def _json_object(content: bytes) -> dict[str, Any] | None:
+def _place(response: Response) -> str:
+    """Where a redirect leads, without its query."""
     try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        # orjson knows no whole number beyond a double, which jsonb does.
-        with suppress(ValueError):
-            body = json.loads(content)
-            return body if isinstance(body, dict) else None
-        return None
-    return body if isinstance(body, dict) else None
+        target = urlsplit(response.headers.get("location", ""))
+        return f"{target.scheme}://{target.hostname}{target.path}"
+    except ValueError:
+        return "what is no address"
 
 
 def _reset_seconds(headers: Mapping[str, str]) -> float | None:

@@ -246,9 +246,12 @@ def milliseconds(text: object) -> int | None:
 
 
 def moment(text: str) -> datetime:
-    """Raises `ValueError` where the text is not ISO 8601."""
+    """Raises `ValueError` where the text is not ISO 8601, or its time in UTC in no year that can be written."""
     found = datetime.fromisoformat(text)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    try:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r}: {error}") from None
 
 
 def _texts(values: object) -> tuple[str, ...]:

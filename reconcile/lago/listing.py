@@ -27,7 +27,7 @@ from typing import Final
 import pandas as pd
 
 from reconcile.errors import LagoFault
-from reconcile.lago.events import Columns, EventShape, decoder, frame
+from reconcile.lago.events import Columns, Decode, EventShape, frame
 from reconcile.lago.gate import Gate
 from reconcile.lago.http import Http, Params, TooSlow, as_dict, as_int
 from reconcile.lago.reading import EPOCH, MS, ListingState, OnPage, Reader, Window, between, bounds_of, work
@@ -43,6 +43,7 @@ class Listing:
     page_size: int
     lists: Gate
     state: ListingState
+    decode: Decode
 
     @property
     def widest(self) -> timedelta | None:
@@ -103,7 +104,7 @@ class Listing:
             with self.state.lock:
                 self.state.widths.expect(expected, span)
         reader = Reader(
-            self.http, self.lists, self.state, decoder(shape or EventShape()), (shape or EventShape()).clickhouse,
+            self.http, self.lists, self.state, self.decode, shape or EventShape(),
             code, external_subscription_id, self.page_size, on_page,
         )  # fmt: skip
         return _pieces(reader, span, bounds)
@@ -188,7 +189,8 @@ def _read(reader: Reader, span: Span, bounds: list[int], closed: threading.Event
     spans = pairwise(bounds)
     piece = Span(*next(spans))
     held: list[Columns] = []
-    with ThreadPoolExecutor(reader.http.concurrency, thread_name_prefix="lago-list") as pool:
+    # The gate holds the requests. More threads than that: some decode while others wait for an answer.
+    with ThreadPoolExecutor(2 * reader.http.concurrency, thread_name_prefix="lago-list") as pool:
         tasks: deque[_Task] = deque()
         frontier = span.start
         try:

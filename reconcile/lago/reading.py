@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from reconcile.errors import LagoFault
-from reconcile.lago.events import Columns, Page, PageDecoder
+from reconcile.lago.events import Columns, Decode, EventShape, Page
 from reconcile.lago.gate import Gate
 from reconcile.lago.http import Http, TooSlow
 from reconcile.lago.windows import MAX_PAGES, Span, Widths, aim
@@ -90,8 +90,8 @@ class Reader:
     http: Http
     gate: Gate
     state: ListingState
-    decoder: PageDecoder
-    clickhouse: bool
+    decode: Decode
+    shape: EventShape
     code: str
     subscription_id: str | None
     page_size: int
@@ -122,7 +122,7 @@ class Reader:
                 break
             if reading.is_a_snapshot:
                 return reading.parts
-            ids = None if self.clickhouse else reading.ids
+            ids = None if self.shape.clickhouse else reading.ids
             if ids is None:
                 if reading.is_counted:
                     return reading.parts
@@ -170,7 +170,7 @@ class Reader:
             large=not patient,
             whole=False,
         )
-        page = self.decoder.page(answer.content, self.code, self.subscription_id)
+        page = self.decode(self.shape, self.code, self.subscription_id, answer.content)
         if self.on_page is not None:
             with self.telling:
                 self.on_page(page.listed)

@@ -124,9 +124,10 @@ class Roll:
         while page is not None:
             self._lago.http.check_stop()
             answer = self._page(_EVERY_STATUS, page, _FIRST_PAGE, {kind: name})
-            found += answer.subscriptions
-            ours = answer.subscriptions and all(getattr(one, kind) == name for one in answer.subscriptions)
-            page = answer.next_page if ours else None
+            ours = all(getattr(one, kind) == name for one in answer.subscriptions)
+            new = [one for one in answer.subscriptions if one not in found]
+            found += new
+            page = answer.next_page if ours and new else None
         return found
 
     def _take_first_page(self, shelf: _Shelf) -> None:
@@ -144,10 +145,12 @@ class Roll:
                 self._lago.http.check_stop()
                 answer = self._page(shelf.statuses, page, PAGE)
                 self._keep(answer.subscriptions)
-                seen |= {one.lago_id for one in answer.subscriptions}
+                new = {one.lago_id for one in answer.subscriptions} - seen
+                seen |= new
                 shelf.total = answer.total or shelf.total
                 more = answer.next_page is not None or len(seen) < (shelf.total or 0)
-                page = page + 1 if answer.subscriptions and more else None
+                # A page of nothing new: the server repeats itself, and would for ever.
+                page = page + 1 if new and more else None
             if len(seen) >= (shelf.total or 0):
                 break
         shelf.listed = True

@@ -101,8 +101,9 @@ class Usages:
                 if answer.status in _BROKEN:
                     return UsageUnavailable(f"GET {path} answered {answer.status}: {answer.excerpt}")
                 items = as_list((answer.body or {}).get("usage_periods")) if answer.ok else []
-                periods += [_usage(item, code) for item in items]
-                page = following(answer.body, page) if items else None
+                new = [one for one in (_usage(item, code) for item in items) if one not in periods]
+                periods += new
+                page = following(answer.body, page) if new else None
             return tuple(periods)
 
         return self._tried(ask)

@@ -2,7 +2,8 @@
 
 A listing costs Lago the count of its whole window and everything before the page, so windows hold about one page of
 events. Where a window is too wide for Lago (504, or no answer in time) it is cut in halves; the width at which one of
-them is answered is remembered, and nothing wider is asked for again.
+them is answered is remembered, and nothing wider is asked for. A gateway that fails now and then looks the same, so
+after many answers in a row at that width twice as much is tried, the sooner the narrower it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _FEWEST: Final = 500  # events that a window aims at, where pages are small
 _KNOWN: Final = 200
 _NARROWEST_MS: Final = 1_000  # no window is cut below this for being slow
 _IN_A_ROW: Final = 8  # windows that were too slow without one that was not: Lago is down, and no width helps
+_ANSWERS_AT_LEAST: Final = 8  # in a row, before twice the widest is tried; one for each second of it where that is more
 MAX_PAGES: Final = 10
 
 
@@ -55,6 +57,9 @@ class Widths:
     answered: int = _FIRST_MS // _GROWTH
     slow_in_a_row: int = 0
     suspect: int | None = None  # the narrowest that was too slow, until a narrower one is answered
+    answers: int = 0  # in a row at the widest
+    trying: bool = False  # whether the widest was doubled, and not answered yet
+    caution: int = 1  # doubled each time that such a try was too slow
 
     @property
     def patient(self) -> bool:
@@ -84,6 +89,7 @@ class Widths:
             self.widest = min(self.widest or span.width, span.width)
         self.slow_in_a_row = 0
         self.suspect = None
+        self._try_wider(span)
         self.answered = max(self.answered, span.width)
         if self.density is None:
             self.density = max(events, 0.5) / span.width
@@ -93,7 +99,19 @@ class Widths:
     def slow(self, span: Span) -> list[Span]:
         """A window was not answered in time: its halves, or itself where cutting it is no way out."""
         self.slow_in_a_row += 1
+        if self.trying:
+            self.caution *= 2
+        self.answers, self.trying = 0, False
         if span.width <= _NARROWEST_MS or self.patient:
             return [span]
         self.suspect = min(self.suspect or span.width, span.width)
         return span.parts(2)
+
+    def _try_wider(self, span: Span) -> None:
+        """Lets the next windows be twice as wide, where many have been answered that were as wide as they may be."""
+        if self.widest is None or 2 * span.width <= self.widest:
+            return
+        self.answers, self.trying = self.answers + 1, False
+        if self.answers >= self.caution * max(_ANSWERS_AT_LEAST, self.widest // 1_000):
+            self.widest *= 2
+            self.answers, self.trying = 0, True

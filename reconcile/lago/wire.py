@@ -7,8 +7,10 @@ are answers like any other, cookies are not kept, and TLS certificates are alway
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import select
+import socket
 import ssl
 import threading
 import zlib
@@ -16,6 +18,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,6 +26,9 @@ import certifi
 
 _IDLE = 5.0  # seconds after which a connection is not trusted any more: servers close theirs after 10 to 65
 _HTTP_PORTS = {"http": 80, "https": 443}
+_PORTION = 1_000_000  # bytes read at once
+_LARGEST = 256_000_000  # bytes of an answer, packed or not: a page of 1,000 events has half a million
+_TOO_LARGE = f"an answer of more than {_LARGEST // 1_000_000} MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,9 @@ class NoAnswer(Exception):
 class Wire:
     """Connections to the server of `base_url`, usable from several threads; each request takes one for itself.
 
-    `timeout` is in seconds and holds for connecting, and for every read and write on its own. `ca_file` names a file of
-    further certificates to trust. Proxies are taken from the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    `timeout` is in seconds and holds for connecting, for sending the request, and for all of the answer, however small
+    the pieces that it comes in. `ca_file` names a file of further certificates to trust. Proxies are taken from the
+    environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
     """
 
     def __init__(self, base_url: str, *, timeout: float, ca_file: str | None = None) -> None:
@@ -66,11 +73,13 @@ class Wire:
         """Send one request and read its answer. `target` is the path with the query. Raises `NoAnswer`."""
         connection = self._take() or self._connect()
         try:
+            if connection.sock is not None:
+                connection.sock.settimeout(self._timeout)
             connection.request(method, self._prefix + target, content, headers=dict(headers) | self._authorization())
             answer = connection.getresponse()
-            body = answer.read()
+            body = self._body(answer)
             if answer.headers.get("Content-Encoding", "").lower() == "gzip":
-                body = zlib.decompress(body, wbits=31)
+                body = _unpacked(body)
         except TimeoutError:
             connection.close()
             raise NoAnswer(f"none within {self._timeout:g} s", sent=True, timed_out=True) from None
@@ -86,6 +95,20 @@ class Wire:
             with self._lock:
                 self._idle.append((monotonic(), connection))
         return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+    def _body(self, answer: http.client.HTTPResponse) -> bytes:
+        """The whole body: no more of it than memory has room for."""
+        parts: list[bytes] = []
+        room = _LARGEST
+        while part := answer.read1(_PORTION):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise http.client.HTTPException(_TOO_LARGE)
+        if answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
+        answer.close()  # else its connection could not be used again
+        return b"".join(parts)
 
     def close(self) -> None:
         with self._lock:
@@ -113,6 +136,7 @@ class Wire:
             connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
             if self._proxy is not None:
                 connection.set_tunnel(self._host, self._port, self._proxy.headers)
+        connection.response_class = _Timed
         try:
             connection.connect()
         except TimeoutError:
@@ -125,6 +149,36 @@ class Wire:
 
     def _authorization(self) -> dict[str, str]:
         return self._proxy.headers if self._proxy is not None and self._prefix else {}
+
+
+class _Timed(http.client.HTTPResponse):
+    """An answer that has to be there in time as a whole: a socket's own timeout begins anew with every byte."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Pieces(sock, self.fp.detach()))
+
+
+class _Pieces(io.RawIOBase):
+    """What arrives at a socket until its timeout, counted from now. `raw` reads from it."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._socket, self._raw = sock, raw
+        self._deadline = monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer is not complete in time")
+        self._socket.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,5 +224,18 @@ def _readable(connection: http.client.HTTPConnection) -> bool:
     return bool(poll.poll(0))
 
 
+def _unpacked(content: bytes) -> bytes:
+    """The content of a gzip stream: a small one may hold more than memory has room for."""
+    stream = zlib.decompressobj(wbits=31)
+    found = stream.decompress(content, _LARGEST)
+    if stream.unconsumed_tail:
+        raise http.client.HTTPException(_TOO_LARGE)
+    if not stream.eof:
+        raise zlib.error("the stream ends too early")
+    return found
+
+
 def _said(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{type(error).__name__}: {error}; SSL_CERT_FILE names a file of the authorities to trust"
     return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.ledger.tables import SCHEMA
+from reconcile.settings.database import LIVENESS
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -47,12 +48,10 @@ class LedgerDatabase:
 
     def __init__(self, url: str, where: str) -> None:
         self.where = where
-        # A transaction-pooling PgBouncer knows no prepared statements and pools by itself.
-        self._engine = create_engine(
-            url, poolclass=NullPool, connect_args={"prepare_threshold": None, "connect_timeout": 10}
-        )
+        self._engine = watched_engine(url)
         self._shared: Connection | None = None
         self._turn = threading.Lock()
+        self._together: Connection | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +67,9 @@ class LedgerDatabase:
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """One transaction on the ledger's own connection, which is kept; one thread at a time uses it."""
+        if self._together is not None:
+            yield self._together
+            return
         with self._turn:
             try:
                 if self._shared is None or self._shared.closed:
@@ -77,6 +79,16 @@ class LedgerDatabase:
             except DBAPIError as error:
                 self.close()
                 raise explained(error, self.where) from None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is written as one, or not at all. No other thread may use the ledger meanwhile."""
+        with self._begin() as connection:
+            self._together = connection
+            try:
+                yield
+            finally:
+                self._together = None
 
     def is_current(self) -> bool:
         """Whether the schema is there, as this release needs it. Raises as any use of the database does."""
@@ -127,23 +139,32 @@ class LedgerDatabase:
         return max(path.name for path in (_MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
 
 
+def watched_engine(url: str) -> Engine:
+    """Connections to a Postgres, each new, which notice a server that is gone."""
+    given = make_url(url).query
+    watched = {name: value for name, value in LIVENESS.items() if name not in given}
+    # A transaction-pooling PgBouncer knows no prepared statements and pools by itself.
+    arguments = {"prepare_threshold": None, "connect_timeout": 10, **watched}
+    return create_engine(url, poolclass=NullPool, connect_args=arguments)
+
+
 def of_stream(table: Any, stream: Stream) -> list[Any]:
     """The conditions that choose a stream's rows of a table."""
     return [table.c[name] == value for name, value in stream.key().items()]
 
 
-def explained(error: DBAPIError, where: str) -> ReconcileError:
-    """What Postgres said, in one line, as a wrong answer or as none."""
+def explained(error: DBAPIError, where: str, setting: str = "RECONCILE_STATE_URL") -> ReconcileError:
+    """What Postgres said, in one line, as a wrong answer or as none. `setting` names it."""
     said = " ".join(str(error.orig).split())
     said = re.sub(r'host name ".*?" to address|name ".*?@', "the host name", said)
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate == "42501":
         return PreflightError(
-            f"RECONCILE_STATE_URL: {where} refuses: {said}; have its owner run `reconcile migrate`, or grant the rights"
+            f"{setting}: {where} refuses: {said}; have its owner run `reconcile migrate`, or grant the rights"
         )
     wrong = isinstance(error, (ProgrammingError,)) or _WRONG_ANSWER.search(said)
     if isinstance(error, OperationalError) and not wrong:
-        return DatabaseFault(f"RECONCILE_STATE_URL: {where} does not answer: {said}")
+        return DatabaseFault(f"{setting}: {where} does not answer: {said}")
     if wrong:
-        return PreflightError(f"RECONCILE_STATE_URL: {where} answered: {said}")
-    return DatabaseFault(f"RECONCILE_STATE_URL: {where}: {said}")
+        return PreflightError(f"{setting}: {where} answered: {said}")
+    return DatabaseFault(f"{setting}: {where}: {said}")

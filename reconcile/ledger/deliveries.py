@@ -22,7 +22,7 @@ from reconcile.ledger.tables import journal
 
 _CLAIMED_TEXT = ("request_id", "charge_id", "subscription_id", "transaction_id")
 _CLAIMED_NUMBERS = ("start_ms", "usage_ms", "spend", "batch")
-_DELIVERED = ("request_id", "charge_id", "transaction_id", "start_ms", "taken", "sent_at")
+_DELIVERED = ("request_id", "charge_id", "transaction_id", "start_ms", "taken", "left_by")
 
 
 def _as_json(values: Sequence[str]) -> str:
@@ -50,7 +50,8 @@ class Deliveries(LedgerDatabase):
     def delivered(self, stream: Stream, usage_from_ms: int, usage_to_ms: int) -> pd.DataFrame:
         """What was handed to Lago for rows with a usage time in the half-open range, for any charge ID.
 
-        Columns: request_id, charge_id, transaction_id (str), start_ms (int64), taken (bool), sent_at.
+        Columns: request_id, charge_id, transaction_id (str), start_ms (int64), taken (bool), left_by (when the event
+        had left at the latest).
         """
         with self._begin() as connection:
             found = connection.execute(
@@ -64,13 +65,23 @@ class Deliveries(LedgerDatabase):
             ).all()
         return _delivered(list(found)) if found else _NOTHING.copy(deep=False)
 
+    def deliveries_of(self, stream: Stream, request_id: str) -> list[dict[str, Any]]:
+        """What was handed to Lago for a request ID, by any charge-by, the oldest first: a line for each line of the
+        journal about it (columns of `sql/deliveries_of_request.sql`)."""
+        with self._begin() as connection:
+            found = connection.execute(
+                text(statements.text("deliveries_of_request")),
+                {"organization": stream.organization, "event_code": stream.event_code, "request_id": request_id},
+            )
+            return [dict(line) for line in found.mappings()]
+
     def claim(
         self, stream: Stream, run_id: str, rows: pd.DataFrame, *, settled_before: datetime, ours: bool = False
     ) -> npt.NDArray[np.bool_]:
         """Writes down, before they are sent, which rows go out; says of each whether it may.
 
         A request that was handed to Lago for another charge ID stays with it, unless nothing is known of an answer and
-        it was sent before `settled_before`. `ours` sends it all the same, as an operator may decide.
+        it had left before `settled_before`. `ours` sends it all the same, as an operator may decide.
         `rows`: request_id, start_ms, charge_id, subscription_id, transaction_id, usage_ms, spend, batch.
         """
         granted = np.ones(len(rows), bool)

@@ -23,6 +23,14 @@ class Held(LedgerDatabase):
             found = connection.execute(select(held).where(*of_stream(held, stream)).order_by(held.c.usage_ms))
             return [dict(row) for row in found.mappings()]
 
+    def held_of(self, stream: Stream, request_id: str) -> list[dict[str, Any]]:
+        """The stream's held rows of a request ID."""
+        with self._begin() as connection:
+            found = connection.execute(
+                select(held).where(*of_stream(held, stream), held.c.request_id == request_id).order_by(held.c.start_ms)
+            )
+            return [dict(row) for row in found.mappings()]
+
     def hold(self, stream: Stream, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keeps rows: request_id, start_ms, usage_ms, reason, row."""
         if not rows:

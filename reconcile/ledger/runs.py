@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 
+from reconcile import statements
 from reconcile.domain.window import Window
 from reconcile.ledger.database import LedgerDatabase, Stream, of_stream
 from reconcile.ledger.tables import runs
@@ -56,6 +57,12 @@ class Runs(LedgerDatabase):
                 .values(status=status, exit_code=exit_code, document=document, finished_at=finished_at)
             )
 
+    def note_killed(self, stream: Stream) -> None:
+        """Takes down, once, which sending runs of the stream ended without a word. Its lock must be held: none of them
+        is alive, and what they sent has left by now."""
+        with self._begin() as connection:
+            connection.execute(text(statements.text("note_killed")), {**stream.key(), "at": datetime.now(UTC)})
+
     def runs(self, limit: int) -> list[dict[str, Any]]:
         """The latest runs, newest first, without their documents."""
         columns = [column for column in runs.c if column.name != "document"]
@@ -67,6 +74,18 @@ class Runs(LedgerDatabase):
         with self._begin() as connection:
             found = connection.execute(select(runs).where(runs.c.run_id == run_id)).mappings().first()
             return None if found is None else dict(found)
+
+    def runs_over(self, stream: Stream, moment: datetime, limit: int) -> list[dict[str, Any]]:
+        """The stream's latest runs whose window holds the instant, newest first, without their documents."""
+        columns = [column for column in runs.c if column.name != "document"]
+        with self._begin() as connection:
+            found = connection.execute(
+                select(*columns)
+                .where(*of_stream(runs, stream), runs.c.window_from <= moment, runs.c.window_to > moment)
+                .order_by(runs.c.started_at.desc())
+                .limit(limit)
+            )
+            return [dict(row) for row in found.mappings()]
 
     def previous(self, stream: Stream, window: tuple[datetime, datetime], before: str) -> dict[str, Any] | None:
         """The last finished run over just this window and stream, other than the run `before`."""

@@ -71,7 +71,8 @@ deliveries = Table(
 
 # What happened, never changed. A line is about a whole batch (transaction_id is '', `events` says how many it held):
 # sent, accepted, read_back; or about one event of a batch that was not accepted as a whole: accepted, exists, refused,
-# unknown. 0.1 wrote a line per event, and `verified` for `read_back`.
+# unknown. One of batch 0 is about the run itself: killed, as a later run found. 0.1 wrote a line per event, and
+# `verified` for `read_back`.
 journal = Table(
     "journal",
     metadata,

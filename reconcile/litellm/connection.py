@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 from adbc_driver_manager import Error as AdbcError
+from psycopg.conninfo import conninfo_to_dict
 
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
+from reconcile.settings.database import LIVENESS
 
 # What Postgres answers, at the connection, to settings that are wrong: running again will not help.
 _WRONG_ANSWER = re.compile(
@@ -38,7 +40,7 @@ class Connection:
     def __init__(self, uri: str, where: str) -> None:
         self.where = where
         try:
-            self._connection = adbc.connect(uri, autocommit=False)
+            self._connection = adbc.connect(_watched(uri), autocommit=False)
         except AdbcError as error:
             raise _explained(error, where) from None
 
@@ -73,6 +75,13 @@ class Connection:
             self._connection.rollback()
         except AdbcError:
             return  # the connection is gone, and its transaction with it
+
+
+def _watched(uri: str) -> str:
+    """The URL with the parameters that notice a server that is gone."""
+    given = conninfo_to_dict(uri)
+    more = "&".join(f"{name}={value}" for name, value in LIVENESS.items() if name not in given)
+    return f"{uri}{'&' if '?' in uri else '?'}{more}" if more else uri
 
 
 def _explained(error: AdbcError, where: str) -> ReconcileError:

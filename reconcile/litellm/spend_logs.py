@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reconcile import statements
 from reconcile.domain.frames import ROWS
@@ -24,6 +25,7 @@ from reconcile.domain.window import Window
 from reconcile.errors import PreflightError
 from reconcile.litellm.connection import Connection
 from reconcile.litellm.tables import (
+    CHARGE_IDS,
     DAILY_COLUMNS,
     DAILY_TABLES,
     DETAILS,
@@ -144,6 +146,17 @@ class SpendLogs:
         """As `rows`, in the compact form that `tables.rows_frame` takes."""
         return self._read(starts.start, starts.end, usage.start, usage.end)
 
+    def of_request(self, request_id: str) -> tuple[pd.DataFrame, list[dict[str, str]], int]:
+        """The rows of a request ID as ROWS; for each, what every charge-by would charge; and how many rows of it have
+        a time that cannot be."""
+        parts = list(
+            self._of_each_table("spend_logs_of_request", charge_column=self.charge_column, request_id=request_id)
+        )
+        found = pa.concat_tables(parts)
+        placed = found.filter(pc.and_(found["start_time"].is_valid(), found["end_time"].is_valid()))
+        names = [{name: row[name] for name in CHARGE_IDS} for row in placed.select(CHARGE_IDS).to_pylist()]
+        return rows_frame(compact(placed, ROWS)), names, found.num_rows - placed.num_rows
+
     def hours(self, starts: Window) -> pd.Series:
         """Rows per hour of their start: int64, indexed by datetime64[ms, UTC]. Hours without rows are left out."""
         parts = self._of_each_table("spend_logs_hours", start_from=starts.start, start_to=starts.end)
@@ -151,6 +164,22 @@ class SpendLogs:
         hours = pd.to_datetime(found["hour"], utc=True).dt.as_unit("ms")
         counts: pd.Series = found["rows"].astype(np.int64).groupby(hours).sum()
         return counts
+
+    def charge_ids(self, usage: Window, split: datetime) -> list[dict[str, Any]]:
+        """Who has usage in the range ('' for nobody): charge_id, rows, spend (text, USD), earlier_rows and
+        earlier_spend (of what lies before `split`), first_usage, last_usage (aware). Reads every row of the range."""
+        parts = self._of_each_table(
+            "spend_logs_charge_ids",
+            charge_column=self.charge_column,
+            start_from=usage.start,
+            start_to=usage.end,
+            split=split,
+        )
+        return [
+            row | {name: row[name].replace(tzinfo=UTC) for name in ("first_usage", "last_usage")}
+            for part in parts
+            for row in part.to_pylist()
+        ]
 
     def unplaced(self, starts: Window) -> Unplaced:
         """The rows that no window will ever hold: of those begun within `starts`, the ones whose usage time is more

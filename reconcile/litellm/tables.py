@@ -27,6 +27,8 @@ NEEDED_COLUMNS = (
     "completion_tokens",
     "total_tokens",
 )
+# What a row can be charged by, in `spend_logs_of_request`.
+CHARGE_IDS = ("end_user_id", "user_id", "team_id", "organization_id")
 DAILY_TABLES = {
     "user": ("LiteLLM_DailyUserSpend", "user_id"),
     "team_id": ("LiteLLM_DailyTeamSpend", "team_id"),

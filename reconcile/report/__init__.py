@@ -5,6 +5,7 @@ Every output is a function of the document alone: the same document gives the sa
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ __all__ = ["FORMATS", "languages", "make_folder", "paths", "write"]
 FORMATS: Final = ("html", "xlsx", "csv", "json")
 
 _Fill: TypeAlias = Callable[[BinaryIO], None]
+
+_PROC: Final = "/proc/self/fd/{}"
 
 
 def paths(document: Document, directory: Path, formats: Sequence[str]) -> list[Path]:
@@ -108,15 +111,37 @@ def _stamp(moment: datetime) -> str:
 
 
 def _atomically(path: Path, fill: _Fill) -> None:
-    """Fills a file of a name that nobody can foresee, and moves it into place: no link that lies there is followed."""
+    """Fills a file that has no name yet, and moves it into place: a run that is killed leaves nothing behind, and no
+    link that lies there is followed. Where the system knows no files without a name, it has one that nobody can
+    foresee."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = _nameless(path.parent)
+    named = descriptor is None
+    if descriptor is None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600)
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as target:
+        with os.fdopen(descriptor, "wb") as target:
             fill(target)
             target.flush()
             os.fsync(target.fileno())
+            if not named:
+                # The path is absolute; that a descriptor is given makes Python ask for the call that follows it.
+                os.link(_PROC.format(descriptor), temporary, src_dir_fd=descriptor, follow_symlinks=True)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _nameless(directory: Path) -> int | None:
+    """The descriptor of a file without a name, None where there are none such: on macOS, on some network shares."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        return os.open(directory, flag | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+            return None
         raise

@@ -36,6 +36,10 @@ def making(document: Document, words: Words) -> list[tuple[str, str]]:
         (words.text("lago_requests"), words.count(method.requests)),
         (words.text("retries"), words.count(method.retries)),
         (words.text("in_flight"), ", ".join(f"{name} {number:.1f}" for name, number in method.in_flight.items())),
+        (
+            words.text("in_flight_limit"),
+            ", ".join(f"{name} {number}" for name, number in method.in_flight_limit.items()),
+        ),
         (words.text("workers"), words.count(method.workers)),
         (
             words.text("stage_seconds"),

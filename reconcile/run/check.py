@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from reconcile.domain.instants import milliseconds
-from reconcile.errors import PreflightError, ReconcileError
+from reconcile.errors import PreflightError, ReconcileError, WorkerFault
 from reconcile.lago import Lago, Metric
 from reconcile.lago.directory import Directory
 from reconcile.lago.pricing import live_events_lack, remarks
@@ -23,6 +23,7 @@ from reconcile.run.preflight import (
     open_ledger,
     open_spend_logs,
 )
+from reconcile.run.workers import open_workers
 from reconcile.settings import Settings
 
 # More events than rows by this factor, over the last day, tell of another proxy on the same code.
@@ -41,7 +42,7 @@ class Check:
         return {"name": self.name, "ok": self.ok, "text": self.text}
 
 
-class _Forgetful:
+class Forgetful:
     """No memory: a check asks afresh, and keeps nothing."""
 
     def load(self, keys: Any) -> dict[str, Any]:
@@ -74,6 +75,8 @@ def checks(settings: Settings) -> list[Check]:
 
     if check("LiteLLM's spend log", lambda: _spend_log(settings, found)) or settings.state_url is not None:
         check("the job's own state", lambda: _state(settings))
+    if settings.dask is not None:
+        check("the Dask cluster", lambda: _cluster(settings))
     with open_lago(settings, threading.Event()) as lago:
         _ = (
             check("Lago", lambda: _lago(settings, lago))
@@ -114,6 +117,13 @@ def _state(settings: Settings) -> str:
         )
 
 
+def _cluster(settings: Settings) -> str:
+    with open_workers(settings, threading.Event()) as workers:
+        if not workers.count:
+            raise WorkerFault(f"RECONCILE_DASK: the scheduler at {settings.dask} has no worker; start some")
+        return f"{settings.dask}: {workers.count} workers"
+
+
 def _lago(settings: Settings, lago: Lago) -> str:
     organization = lago.preflight.organization()
     ahead = check_lago_clock(lago)
@@ -132,7 +142,7 @@ def _metric(settings: Settings, lago: Lago, found: _Found) -> str:
 def _subscriptions(settings: Settings, lago: Lago, found: _Found) -> str:
     directory = Directory(
         lago.preflight,
-        _Forgetful(),
+        Forgetful(),
         code=settings.event_code,
         by_customer=settings.id_kind == "external_customer_id",
         now_ms=milliseconds(datetime.now(UTC)),
@@ -140,7 +150,8 @@ def _subscriptions(settings: Settings, lago: Lago, found: _Found) -> str:
     active, others, plans = directory.survey()
     if not active and not others:
         raise PreflightError(
-            "Lago has no subscription: every row would be held; create subscriptions whose external ID is the charge ID"
+            "Lago has no subscription: every row would be held; create subscriptions whose external ID is the charge "
+            "ID (`reconcile setup` writes the calls)"
         )
     assert found.metric is not None
     told = [f"{active + others} in Lago, {active} of them active"]

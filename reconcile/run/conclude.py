@@ -61,6 +61,8 @@ class Seen:
     requests: int = 0
     retries: int = 0
     in_flight: Mapping[str, float] = field(default_factory=dict)
+    in_flight_limit: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 1
 
 
 def document(settings: Settings, order: Order, run_id: str, timing: Timing, books: Books, seen: Seen) -> Document:
@@ -241,5 +243,6 @@ def _method(settings: Settings, timing: Timing, seen: Seen) -> Method:
         retries=seen.retries,
         stage_seconds={name: round(seconds, 3) for name, seconds in timing.seconds.items()},
         in_flight=dict(seen.in_flight),
-        workers=settings.workers,
+        in_flight_limit=dict(seen.in_flight_limit),
+        workers=seen.workers,
     )

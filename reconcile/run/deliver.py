@@ -92,7 +92,7 @@ def send(
     try:
         try:
             run.sides.lago.deliver(
-                _events(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
+                events_of(run, rows.iloc[chosen], [ids[place] for place in chosen.tolist()]),
                 before_batch=answers.leaves,
                 after_batch=after,
                 first_answer=_check_clock if batches_before == 0 else None,
@@ -138,7 +138,12 @@ class _Answers:
 
     def leaves(self, names: list[str], number: int) -> None:
         """A batch is about to leave. Its rows were claimed as batch `number`, but where bodies are too large for
-        that."""
+        that.
+
+        Raises `DatabaseFault` where the lock is gone: another run may be at work on the same rows by now.
+        """
+        if self._run.lock is not None:
+            self._run.lock.confirm()
         self.batches = max(self.batches, number)
         moved = [name for name in names if self._batch_of[name] != self._before + number]
         if moved:
@@ -205,7 +210,7 @@ def _claim(
     return granted, batches
 
 
-def _events(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[dict[str, Any]]:
+def events_of(run: Run, rows: pd.DataFrame, ids: list[str]) -> Iterator[dict[str, Any]]:
     """The events of the rows, a few thousand built at a time, while earlier ones are on their way."""
     for first in range(0, len(rows), _BUILT_TOGETHER):
         part = rows.iloc[first : first + _BUILT_TOGETHER]

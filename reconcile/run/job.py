@@ -13,6 +13,7 @@ import structlog
 
 from reconcile.classify import Classification
 from reconcile.domain.dates import instant
+from reconcile.domain.document import Document
 from reconcile.domain.frames import EVENTS, ROW_VERDICTS, ROWS, empty, joined
 from reconcile.domain.instants import as_ms
 from reconcile.errors import ClockFault, Interrupted, ReconcileError
@@ -105,7 +106,6 @@ def reconcile(run: Run, books: Books) -> Seen:
                         break
             courier.end_stretch()
 
-        keep(run, plan, books)
         courier.raise_doubt()
         seen = replace(
             seen,
@@ -149,7 +149,10 @@ def run(
         with contextlib.ExitStack() as holding:
             holding.enter_context(timing.spans.run(order.command, run_id, event_code=settings.event_code))
             sides = holding.enter_context(connected(settings, stop, locks=order.sends))
-            lock = holding.enter_context(sides.ledger.lock(sides.stream)) if order.sends else None
+            lock = None
+            if order.sends:
+                lock = holding.enter_context(sides.ledger.lock(sides.stream, rows=settings.database))
+                sides.ledger.note_killed(sides.stream)
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:
                 announce(f"window {order.window} UTC")
@@ -178,16 +181,22 @@ def _recorded(run: Run) -> Result:
     exit_code = EXIT_CODES[found.status]
     if isinstance(fault, (Interrupted, ClockFault)):
         exit_code = fault.exit_code
+    try:
+        # Kept with the run's end, or not at all: what a run that did not finish said of late rows is said by nobody.
+        with ledger.together():
+            if fault is None and seen.plan is not None:
+                keep(run, seen.plan, books)
+            keep_widest(run, widest)
+            _finish(ledger, found, exit_code)
+    except ReconcileError as error:
+        if fault is None:
+            # What was done stands in the document; that it is not recorded is said there, and by the exit code.
+            log.error(str(error), kind=error.kind)
+            found = document(run.settings, order, run.run_id, run.timing, books, replace(seen, fault=error))
+            exit_code = EXIT_CODES[found.status]
+        with contextlib.suppress(ReconcileError):
+            _finish(ledger, found, exit_code)
     run.timing.spans.ended(found.status, exit_code)
-    with contextlib.suppress(ReconcileError) if fault else contextlib.nullcontext():
-        keep_widest(run, widest)
-        ledger.finish_run(
-            run.run_id,
-            status=found.status,
-            exit_code=exit_code,
-            document=found.as_json(),
-            finished_at=found.method.finished_at,
-        )
     if isinstance(fault, ClockFault):
         raise fault
     return Result(found, exit_code)
@@ -199,14 +208,18 @@ def _not_begun(settings: Settings, order: Order, run_id: str, timing: Timing, fa
     stream = Stream(settings.lago_api_base, settings.lago_api_base, settings.event_code, settings.charge_by)
     with contextlib.suppress(ReconcileError), open_ledger(settings) as ledger:
         _begin(ledger, stream, order, run_id, timing, "")
-        ledger.finish_run(
-            run_id,
-            status=found.status,
-            exit_code=fault.exit_code,
-            document=found.as_json(),
-            finished_at=found.method.finished_at,
-        )
+        _finish(ledger, found, fault.exit_code)
     return Result(found, fault.exit_code)
+
+
+def _finish(ledger: Ledger, found: Document, exit_code: int) -> None:
+    ledger.finish_run(
+        found.run_id,
+        status=found.status,
+        exit_code=exit_code,
+        document=found.as_json(),
+        finished_at=found.method.finished_at,
+    )
 
 
 def _begin(ledger: Ledger, stream: Stream, order: Order, run_id: str, timing: Timing, litellm: str) -> None:

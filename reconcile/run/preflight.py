@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from reconcile.domain.instants import milliseconds
 from reconcile.errors import PreflightError
@@ -15,7 +17,10 @@ from reconcile.lago.pricing import refusal
 from reconcile.ledger import Ledger, Stream
 from reconcile.litellm.spend_logs import SpendLogs
 from reconcile.run.clocks import APART, too_far_apart
+from reconcile.run.workers import Workers, open_workers
 from reconcile.settings import Settings
+
+log = structlog.get_logger()
 
 # How long a run goes by what an earlier one learned of Lago's patience: a Lago may be given more of it.
 _WIDEST_KEPT = timedelta(days=30)
@@ -23,7 +28,8 @@ _WIDEST_KEPT = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides and the ledger. `litellm` names the database that the rows come from, without a password."""
+    """Both sides and the ledger. `litellm` names the database that the rows come from, without a password; `workers`
+    is how many decode Lago's pages."""
 
     spend_logs: SpendLogs
     lago: Lago
@@ -33,9 +39,15 @@ class Sides:
     stream: Stream
     clickhouse: bool
     litellm: str
+    workers: int = 1
 
 
-def open_lago(settings: Settings, stop: threading.Event) -> Lago:
+def open_lago(
+    settings: Settings,
+    stop: threading.Event,
+    workers: Workers | None = None,
+    on_limit: Callable[[str, int, int], None] | None = None,
+) -> Lago:
     return Lago(
         settings.lago_api_base,
         settings.lago_api_key.get_secret_value(),
@@ -43,7 +55,13 @@ def open_lago(settings: Settings, stop: threading.Event) -> Lago:
         timeout=settings.timeout.total_seconds(),
         stop=stop,
         page_size=settings.page_size,
+        decode=(workers or Workers()).decode,
+        on_limit=on_limit,
     )
+
+
+def _log_limit(kind: str, before: int, limit: int) -> None:
+    log.debug("requests to Lago in flight", kind=kind, limit=limit, before=before)
 
 
 def open_spend_logs(settings: Settings) -> SpendLogs:
@@ -72,7 +90,8 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             base = settings.lago_api_base
             own = Stream(base, base, settings.event_code, settings.charge_by)
             stack.enter_context(ledger.lock(own, key=settings.lago_api_key.get_secret_value()))
-        lago = stack.enter_context(open_lago(settings, stop))
+        workers = stack.enter_context(open_workers(settings, stop))
+        lago = stack.enter_context(open_lago(settings, stop, workers, _log_limit))
         organization = lago.preflight.organization()
         check_lago_clock(lago)
         metric = find_metric(lago, settings)
@@ -92,6 +111,7 @@ def connected(settings: Settings, stop: threading.Event, *, locks: bool) -> Iter
             stream=stream,
             clickhouse=events_store(settings, organization) == "clickhouse",
             litellm=f"{settings.database.display}/{settings.database.schema}",
+            workers=workers.count,
         )
 
 
@@ -140,7 +160,7 @@ def find_metric(lago: Lago, settings: Settings) -> Metric:
     if metric is None:
         raise PreflightError(
             f"LAGO_API_EVENT_CODE: Lago has no billable metric with the code {code!r}; create it in Lago "
-            "(a sum over response_cost, say) or name the code of one that it has"
+            "(`reconcile setup` writes the calls) or name the code of one that it has"
         )
     refused = refusal(metric, settings.properties)
     if refused is not None:

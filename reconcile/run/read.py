@@ -235,8 +235,8 @@ def _with_deliveries(
         )
     if sides.clickhouse:
         due = {
-            str(name): sent_at + run.settings.visible_within
-            for name, sent_at in zip(known["transaction_id"].tolist(), known["sent_at"].tolist(), strict=True)
+            str(name): left_by + run.settings.visible_within
+            for name, left_by in zip(known["transaction_id"].tolist(), known["left_by"].tolist(), strict=True)
         }
         events = _await_visible(run, part, events, due)
     return rows, events, frozenset(known["transaction_id"].tolist())

@@ -40,11 +40,14 @@ class Run:
     def figures(self) -> dict[str, Any]:
         """What Lago was asked: for the document's method."""
         lago = self.sides.lago
+        lists, batches = lago.in_flight.lists, lago.in_flight.batches
         return {
             "store": "clickhouse" if self.sides.clickhouse else "postgres",
             "requests": lago.requests,
             "retries": lago.retries,
-            "in_flight": {"list": lago.in_flight.lists.mean, "deliver": lago.in_flight.batches.mean},
+            "workers": self.sides.workers,
+            "in_flight": {"list": lists.mean, "deliver": batches.mean},
+            "in_flight_limit": {"list": lists.limit, "deliver": batches.limit},
         }
 
     def go_on(self) -> None:

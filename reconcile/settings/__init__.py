@@ -75,6 +75,8 @@ def load(
         problems += _unknown(texts, environ)
         for name in (*names.values(), *PARTS):
             if _counts(name, texts.get(name)):
+                if not _is_text(texts[name]):
+                    problems.append(_line(name, "holds bytes that are no text in UTF-8, or a NUL"))
                 given[name] = texts[name] if name == _AS_IT_IS else texts[name].strip()
                 sources[name] = source
     if not problems:
@@ -124,6 +126,11 @@ def _of_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
 
 def _counts(name: str, text: str | None) -> bool:
     return text is not None and (bool(text.strip()) or name in _EMPTY_COUNTS)
+
+
+def _is_text(text: str) -> bool:
+    """The environment gives bytes that are no UTF-8 as halves of surrogate pairs, which nothing can send or store."""
+    return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _explained(detail: ErrorDetails) -> str:

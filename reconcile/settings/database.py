@@ -13,6 +13,15 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import URL
 
+LIVENESS: Final[Mapping[str, str]] = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""Parameters of libpq for each connection, where its URL does not give them: a server whose machine is gone is found
+out within about a minute. Left to the kernel, it takes up to two hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Database:

@@ -186,8 +186,14 @@ class Settings(BaseModel):
     workers: kinds.UpTo64 = _setting(
         "RECONCILE_WORKERS",
         "1",
-        "Processes that read and decode slices, 1 to 64; 1: threads of this process",
+        "Processes that decode what Lago lists, 1 to 64; 1: the threads of this process that read it",
         "4",
+    )
+    dask: kinds.DaskAddress = _setting(
+        "RECONCILE_DASK",
+        "",
+        "Scheduler of a Dask cluster that decodes what Lago lists, in place of this host; also `--dask`",
+        "tcp://dask-scheduler:8786",
     )
     fail_on: kinds.FailOn = _setting(
         "RECONCILE_FAIL_ON",

@@ -59,6 +59,7 @@ IdKind: TypeAlias = Annotated[
 Text: TypeAlias = Annotated[str, BeforeValidator(str)]
 Secret: TypeAlias = Annotated[SecretStr, BeforeValidator(values.api_key)]
 LagoAddress: TypeAlias = Annotated[str, BeforeValidator(values.lago_address)]
+DaskAddress: TypeAlias = Annotated[str | None, BeforeValidator(unless_empty(values.dask_address))]
 TimeZone: TypeAlias = Annotated[ZoneInfo, BeforeValidator(values.time_zone)]
 Start: TypeAlias = Annotated[datetime | None, BeforeValidator(_start)]
 HoldOrPush: TypeAlias = Annotated[Literal["hold", "push"], BeforeValidator(values.one_of("hold", "push"))]

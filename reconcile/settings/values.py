@@ -131,6 +131,13 @@ def lago_address(text: str) -> str:
     return f"{parts.scheme}://{place}{path}"
 
 
+def dask_address(text: str) -> str:
+    """Where a Dask scheduler listens: HOST:PORT, or with one of Dask's schemes before it."""
+    if not re.fullmatch(r"((tcp|tls|ws|wss)://)?([\w.-]+|\[[\w:.%]+\]):\d{1,5}", text):
+        raise ValueError("is no address of a Dask scheduler (tcp:// or tls://, a host and a port)")
+    return text
+
+
 def api_key(text: str) -> SecretStr:
     """A key that can stand in an HTTP header."""
     if not re.fullmatch("[!-~]+", text):

@@ -40,6 +40,7 @@ _GAUGES = {
     "lago_requests": ("Requests of the last run to Lago", None),
     "lago_retries": ("Requests of the last run to Lago that were repeats", None),
     "lago_in_flight": ("Requests to Lago that the last run had in flight, on average, by kind", "kind"),
+    "lago_in_flight_limit": ("Requests to Lago that the last run let be in flight in the end, by kind", "kind"),
     "last_run_seconds": ("Time that the last run took", None),
     "last_run_timestamp_seconds": ("When the last run ended", None),
     "last_run_exit_code": ("Exit code of the last run", None),
@@ -74,6 +75,8 @@ class Metrics:
         self._set("lago_retries", stream, method.retries)
         for kind, number in method.in_flight.items():
             self._set("lago_in_flight", (*stream, kind), number)
+        for kind, limit in method.in_flight_limit.items():
+            self._set("lago_in_flight_limit", (*stream, kind), limit)
         for stage, seconds in method.stage_seconds.items():
             self._set("stage_seconds", (*stream, stage), seconds)
         if exit_code not in _FINISHED:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from integration.spend_rows import DAY, a_day, billable, row
 
 from .harness import World
@@ -153,3 +155,68 @@ def test_a_fault_before_anything_was_read_makes_no_empty_tables(world: World) ->
     assert "Not finished" in ran.out
     assert "Total" not in ran.out
     assert "What to do" not in ran.out
+    shown = world.run("runs", "--last")
+    assert shown.out.splitlines()[1] == "Command: backfill"
+    assert shown.out.endswith(ran.out)
+
+
+def test_the_last_days_and_a_month(world: World) -> None:
+    world.add_rows([row("r-1", DAY + timedelta(hours=1))])
+    world.subscribe()
+    settings = {"RECONCILE_TIMEZONE": "Europe/Berlin"}
+    ran = world.run("backfill", "--json", "--month", "2025-11", "--dry-run", **settings)
+    assert ran.document["window"] == {"from": "2025-10-31T23:00:00Z", "to": "2025-11-30T23:00:00Z"}
+    assert ran.count("rows", "missing") == 1
+    this_month = world.run("report", "--json", "--month", f"{datetime.now(UTC) - timedelta(hours=3):%Y-%m}")
+    assert "asked_to" in this_month.document["window"]
+    assert "the range is cut to" in this_month.err
+    assert f"--month {datetime.now(UTC) - timedelta(hours=3):%Y-%m} ends at" in this_month.err
+    ran = world.run("report", "--json", "--last", "7d")
+    assert ran.code == 0, ran.err
+    start, end = (datetime.fromisoformat(ran.document["window"][edge]) for edge in ("from", "to"))
+    assert end - start == timedelta(days=7)
+    assert timedelta(hours=2) <= datetime.now(UTC) - end < timedelta(hours=2, minutes=5)
+    assert "asked_to" not in ran.document["window"]
+
+
+def test_the_last_run(world: World) -> None:
+    world.add_rows([row("r-1", DAY)])
+    world.subscribe()
+    world.backfill()
+    document = world.run("report", "--json", *DAYS).document
+    assert world.run("runs", "--last", "--json").document == document
+    shown = world.run("runs", "--last")
+    assert shown.code == 0
+    assert shown.out == world.run("show", document["run_id"]).out
+    assert shown.out.startswith(f"Run: {document['run_id']}\nCommand: report\n")
+    assert world.run("runs", "--last", "--lang", "zh-CN").out.startswith(f"运行编号: {document['run_id']}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_run_ids(world: World, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def completed(words: str, **settings: str) -> list[str]:
+        """The run IDs that the shell is offered."""
+        asked = {
+            "_RECONCILE_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+            "_TYPER_COMPLETE_ARGS": words,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "_TYPER_COMPLETE_WORD_TO_COMPLETE": words.split(" ")[-1],
+        }
+        for name, value in asked.items():
+            monkeypatch.setenv(name, value)
+        ran = world.run(**settings)
+        for name in asked:
+            monkeypatch.delenv(name)
+        assert ran.err == ""
+        return re.findall(r"\b[0-9]{4}-[0-9-]+T[0-9-]+Z-[0-9a-f]{4}\b", ran.out)
+
+    assert completed("reconcile show 2") == []
+    run_id = world.backfill().document["run_id"]
+    assert completed("reconcile show ") == [run_id]
+    assert completed(f"reconcile show {run_id[:9]}") == [run_id]
+    assert completed("reconcile show 1999") == []
+    # What is wrong is for the command to say.
+    assert completed("reconcile show 2", DATABASE_URL="", LAGO_API_BASE="") == []
+    assert completed("reconcile show 2", DATABASE_URL="postgresql://u:p@127.0.0.1:1/none") == []

@@ -68,11 +68,13 @@ def test_late_rows_rows_that_stay_held_and_requests_in_flight() -> None:
     late = {"held": RowTotals(2, Decimal("1.50")), "delivered": RowTotals(3, Decimal("0.5"))}
     stay = (Finding("still_held", "…", 4, Decimal("0.25")),)
     document = made(late=late, findings=stay)
-    metrics.observe(replace(document, method=replace(document.method, in_flight={"list": 1.5, "deliver": 3.0})), 0)
+    flown = replace(document.method, in_flight={"list": 1.5, "deliver": 3.0}, in_flight_limit={"list": 2, "deliver": 4})
+    metrics.observe(replace(document, method=flown), 0)
     assert value(metrics, "late_rows", **{"class": "held"}) == 6
     assert value(metrics, "late_rows_spend_usd", **{"class": "held"}) == 1.75
     assert value(metrics, "late_rows", **{"class": "delivered"}) == 3
     assert value(metrics, "lago_in_flight", kind="deliver") == 3
+    assert value(metrics, "lago_in_flight_limit", kind="list") == 2
     metrics.observe(made(), 0)  # the next run has none, and says so
     assert value(metrics, "late_rows", **{"class": "held"}) == 0
 

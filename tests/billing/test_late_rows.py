@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from reconcile.domain.window import Window
+from reconcile.errors import DatabaseFault
+from reconcile.ledger import Ledger
 from reconcile.litellm.spend_logs import SpendLogs
 
 from .world import (
@@ -25,6 +27,7 @@ from .world import (
     findings,
     late_in,
     live_event,
+    live_pairs,
     row,
     rows_in,
     rows_of,
@@ -277,3 +280,41 @@ def after_rows(monkeypatch: pytest.MonkeyPatch, request_id: str, work: Callable[
         return found
 
     monkeypatch.setattr(SpendLogs, "read", read)
+
+
+def test_late_rows_of_a_night_in_doubt_are_sent_once_it_is_over(world: World) -> None:
+    """That night sends nothing: what it has seen of older hours is not reconciled by that."""
+    world.subscribe()
+    live_pairs(world, rows_of(DAY, 5, "first"))
+    assert world.nightly(NEXT_NIGHT).exit_code == 0
+    world.write(row("late", NOON))
+    tonight = MUCH_LATER + NIGHT
+    # Tonight's live events are two hours off their rows, and so are in doubt.
+    fast = rows_of(MUCH_LATER, 200, "in doubt")
+    live_pairs(world, fast, after=timedelta(hours=2))
+    ran = world.run(MUCH_LATER, tonight, "run")
+    assert (ran.exit_code, ran.document.fault and ran.document.fault.kind) == (3, "doubtful")
+    world.sql('DELETE FROM "LiteLLM_SpendLogs" WHERE request_id LIKE %s', ("in doubt%",))
+    assert world.run(MUCH_LATER, tonight, "run").document.fault is None
+    assert world.billed()["late", TEAM] == 1
+
+
+def test_late_rows_of_a_run_that_could_not_be_taken_down_are_named_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late row whose event bills nobody: a run that ends in a fault has told nobody."""
+    world.subscribe("team-b")
+    world.write(row("first", NOON, team_id="team-b"))
+    assert world.nightly(NEXT_NIGHT).exit_code == 0
+    late = row("late", NOON)  # of a team without a subscription
+    world.write(late)
+    world.live(NOON, live_event(late, "live"))
+    real = Ledger.finish_run
+
+    def finish_run(*_: Any, **__: Any) -> None:
+        raise DatabaseFault("the connection is gone")
+
+    monkeypatch.setattr(Ledger, "finish_run", finish_run)
+    assert world.nightly(MUCH_LATER).exit_code == 3
+    monkeypatch.setattr(Ledger, "finish_run", real)
+    assert late_in(world.nightly(MUCH_LATER).document)["unbilled"] == 1

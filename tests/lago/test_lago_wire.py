@@ -162,6 +162,51 @@ def test_no_answer_in_time() -> None:
         assert caught.value.timed_out
 
 
+@pytest.mark.parametrize("dripping", [OK, OK[:20]], ids=["all of it", "its head"])
+def test_an_answer_in_drops_ends_in_time_as_well(dripping: bytes) -> None:
+    """No pause is as long as the timeout, all of them together are."""
+    done = threading.Event()
+
+    def drip(connection: socket.socket, head: bytes) -> bool:
+        for place in range(len(dripping)):
+            connection.sendall(dripping[place : place + 1])
+            if done.wait(0.05):
+                break
+        return False
+
+    with serving(drip) as (url, _):
+        wire = Wire(url, timeout=0.4)
+        with pytest.raises(NoAnswer, match=r"none within 0\.4 s") as none:
+            wire.exchange("GET", "/", {}, None)
+        done.set()
+    assert none.value.timed_out
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+BOMB = gzip.compress(bytes(1_000_000))
+PACKED = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ((CHUNKED, *[b"2710\r\n" + b" " * 10_000 + b"\r\n"] * 20), "more than"),
+        ((b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 200_000,), "more than"),
+        ((PACKED % len(BOMB) + BOMB,), "more than"),
+        ((PACKED % (len(BOMB) - 9) + BOMB[:-9],), "ends too early"),
+    ],
+    ids=["chunks", "without a length", "packed", "packed and cut"],
+)
+def test_an_answer_that_memory_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], what: str
+) -> None:
+    room = 2_000_000 if what == "ends too early" else 100_000
+    monkeypatch.setattr("reconcile.lago.wire._LARGEST", room)
+    with serving(says(*parts, stays=False)) as (url, _), pytest.raises(NoAnswer, match=what) as caught:
+        Wire(url, timeout=5).exchange("GET", "/", {}, None)
+    assert caught.value.sent
+
+
 def test_no_connection_is_nothing_sent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]

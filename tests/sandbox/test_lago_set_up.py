@@ -121,6 +121,10 @@ def test_an_overridden_plan_belongs_to_one_subscription(api: Api) -> None:
     assert api.get("/plans").json()["meta"]["total_count"] == 1
     assert api.get("/plans/plan").json()["plan"]["lago_id"] == made["lago_id"]
     assert api.get("/subscriptions/own").json()["subscription"]["plan"]["lago_id"] == own["lago_id"]
+    for flag, names in (("true", ["own"]), ("false", ["shared"])):  # in Lago's own spelling
+        listed = api.get("/subscriptions", overriden=flag).json()
+        assert [one["external_id"] for one in listed["subscriptions"]] == names
+        assert listed["meta"]["total_count"] == 1
     charges = api.get("/subscriptions/own/charges").json()["charges"]
     assert [one["properties"] for one in charges] == [{"amount": "7"}]
     for name in ("own", "shared"):

@@ -89,13 +89,14 @@ def test_charge_ids_are_cut_at_a_thousand_those_with_most_open_money_first() -> 
 def test_a_document_of_the_ledger_reads_back() -> None:
     document = replace(
         factory.typical(),
-        method=factory.method("Europe/Berlin", in_flight={"list": 1.75}, workers=4),
+        method=factory.method("Europe/Berlin", in_flight={"list": 1.75}, in_flight_limit={"list": 2}, workers=4),
         late={"held": RowTotals(1, Decimal("0.5"), 3, 4)},
     )
     again = as_json(from_json(as_json(document)))
     left_out = {"spend_logs_gap": [], "lago_usage": [], "discrepancies_total": len(again["discrepancies"])}
     assert again == {**as_json(document), **left_out}
     assert again["method"]["in_flight"] == {"list": 1.75}
+    assert again["method"]["in_flight_limit"] == {"list": 2}
 
 
 def test_a_document_of_version_0_1_0_reads_as_if_it_had_none_of_the_new_classes() -> None:

@@ -315,6 +315,8 @@ def test_a_directory_called_env_is_no_file(tmp_path: Path) -> None:
         ("RECONCILE_ROW_LIMIT", "0", "is not a decimal amount above 0"),
         ("RECONCILE_ROW_LIMIT", "1e3", "is not a decimal amount above 0"),
         ("RECONCILE_WORKERS", "65", "is not a whole number from 1 to 64"),
+        ("RECONCILE_DASK", "http://dask:8786", "is no address of a Dask scheduler"),
+        ("RECONCILE_DASK", "dask", "is no address of a Dask scheduler"),
         ("RECONCILE_UNCOVERED", "send", "'send' is none of hold, push"),
         ("RECONCILE_LATE", "HOLD", "'HOLD' is none of hold, push"),
         ("RECONCILE_CONCURRENCY", "0", "'0' is not a whole number from 1 to 64"),

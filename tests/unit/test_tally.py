@@ -207,7 +207,7 @@ def test_totals_are_the_sum_of_their_lines_however_they_come(found: list[dict[st
 
 
 def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconcile.domain.tally._COMPACT_AT", 3)
+    monkeypatch.setattr("reconcile.domain.sums._COMPACT_AT", 3)
     tally = new()
     for number in range(20):
         record = {"charge_id": f"team-{number % 7}", "spend": 0.1}
@@ -216,3 +216,21 @@ def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatc
     tally.check()
     assert tally.row_classes()["total"].spend == Decimal("2.0")
     assert len(tally.by_charge_id()) == 7
+
+
+@pytest.mark.parametrize("delivered", [0, 1, 2])
+@pytest.mark.parametrize("matched", [0, 1, 2])
+def test_a_slice_of_any_size_can_be_packed(matched: int, delivered: int) -> None:
+    """Sums of one group, of none and of several do not lie in memory in the same way."""
+    found = [{"request_id": f"m-{number}", "charge_id": f"team-{number}"} for number in range(matched)]
+    sent = [
+        {"request_id": f"d-{number}", "charge_id": f"team-{number}", "class": "delivered"}
+        for number in range(delivered)
+    ]
+    tally = closed(*found, *sent)
+    if matched:
+        listed = [{"transaction_id": f"t-{number}", "charge_id": f"team-{number}"} for number in range(matched)]
+        tally.add_events(event_verdicts(*listed))
+    number = NOON // SLICE_MS
+    packed = tally.pack(number, [])
+    assert sum(tally.groups_of(packed).values()) == matched + delivered

@@ -21,6 +21,7 @@ from reconcile.domain.window import (
     cut,
     hours,
     lookback_window,
+    month_window,
     parse_range,
     relative_window,
     slices,
@@ -265,6 +266,29 @@ def test_the_lookback_ends_before_the_lag_on_a_whole_millisecond() -> None:
     assert lookback_window(now, timedelta(minutes=15), timedelta(hours=72)) == window(
         "2026-11-17T02:00:00.123", "2026-11-20T02:00:00.123"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "start", "end"),
+    [
+        ("2026-10", "UTC", "2026-10-01T00:00", "2026-11-01T00:00"),
+        (" 2024-02 ", "UTC", "2024-02-01T00:00", "2024-03-01T00:00"),
+        ("2026-12", "UTC", "2026-12-01T00:00", "2027-01-01T00:00"),
+        # The clocks change within both.
+        ("2026-10", "Europe/Berlin", "2026-09-30T22:00", "2026-10-31T23:00"),
+        ("2026-03", "America/New_York", "2026-03-01T05:00", "2026-04-01T04:00"),
+    ],
+)
+def test_a_month_is_whole_in_the_zone(text: str, zone: str, start: str, end: str) -> None:
+    assert month_window(text, ZoneInfo(zone)) == window(start, end)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2026", "2026-13", "2026-00", "2026-1", "26-10", "1969-12", "2200-01", "2026-10-01", "october"]
+)
+def test_no_month(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--month .* is no month; write one such as 2026-10"):
+        month_window(text, UTC)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ FILTERS = {
     "external_id": "subscription.external_id",
 }
 
+# As Rails reads a flag. The name is Lago's own spelling.
+NO = frozenset({"false", "f", "0", "off", "FALSE", "F", "OFF"})
+
 INSERT = """
 INSERT INTO lago.subscriptions (organization_id, customer_id, plan_id, external_id, name, status, subscription_at,
     started_at, ending_at, created_at)
@@ -99,6 +102,8 @@ def list_all(lago: Lago, call: Call) -> Response:
         if name in query and (lago.version.filters_widely or name != "external_id"):
             parameters[name] = query[name]
             where += f" AND {column} = %({name})s"
+    if "overriden" in query and lago.version.filters_widely:
+        where += f" AND plan.parent_id IS {'' if query['overriden'] in NO else 'NOT '}NULL"
     moment = now(lago)
 
     def render(row: tuple[Any, ...]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from reconcile.settings.kinds import CLASSES
 from reconcile.unattended.schedule.trigger import CronLine
 
 _UTC = ZoneInfo("UTC")
+_DEEPEST = 20
+_MOST_LINES = 20_000
 
 
 def _named(window: Any) -> Any:
@@ -134,8 +136,10 @@ def load(path: Path) -> CronFile:
         raise SettingsError(f"{path}: is not a text file in UTF-8") from None
     except yaml.YAMLError as error:
         raise SettingsError(_not_yaml(path, error)) from None
+    except RecursionError:
+        raise SettingsError(f"{path}: is not YAML: nested too deep") from None
     lines: dict[tuple[Any, ...], int] = {(): 1}
-    problems = [f"{path}:{line}: {what}" for line, what in _walk(root, (), lines)]
+    problems = [f"{path}:{line}: {what}" for line, what in dict.fromkeys(_walk(root, (), lines))]
     if not problems:
         try:
             return CronFile.model_validate(yaml.safe_load(text) or {})
@@ -143,15 +147,24 @@ def load(path: Path) -> CronFile:
             problems = [_not_yaml(path, error)]
         except ValidationError as error:
             problems = list(dict.fromkeys(_problem(path, cast(Any, detail), lines) for detail in error.errors()))
+        except ValueError as error:  # a word that looks like a date or a number, and is none
+            problems = [f"{path}: holds a value that cannot be read: {error}"]
     raise SettingsError("\n".join(problems))
 
 
 def _walk(node: yaml.Node | None, place: tuple[Any, ...], lines: dict[tuple[Any, ...], int]) -> list[tuple[int, str]]:
-    """Notes the line of every key and item; gives the keys that stand twice, of which YAML would take the last."""
+    """Notes the line of every key and item; gives the keys that stand twice, of which YAML would take the last, and
+    what is too much: by aliases a few lines can stand for millions, or for something without an end."""
+    if node is not None and (len(place) > _DEEPEST or len(lines) > _MOST_LINES):
+        return [(node.start_mark.line + 1, "is nested too deep, repeats itself too often, or holds itself")]
     problems: list[tuple[int, str]] = []
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            inner, line = (*place, key.value), key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                problems.append((line, "a key is a list or a mapping"))
+                continue
+            inner = (*place, key.value)
             if inner in lines:
                 problems.append((line, f"{_dotted(inner)}: stands here again, first in line {lines[inner]}"))
             lines[inner] = line

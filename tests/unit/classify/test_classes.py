@@ -108,6 +108,8 @@ class TestRowsWithoutAnEvent:
             ({"spend": -math.inf}, "rejected: invalid_spend"),
             ({"spend": -1e-9}, "rejected: invalid_spend"),
             ({"spend": NAN, "charge_id": "", "subscription_id": ""}, "unattributed: no_charge_id"),
+            ({"request_id": "é" * 1_000}, "missing: not_sent"),
+            ({"request_id": "é" * 1_000 + "x"}, "rejected: id_too_long"),
         ],
     )
     def test_class(self, changes: Record, label: str) -> None:
