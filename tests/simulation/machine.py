@@ -74,10 +74,12 @@ class Trouble:
     """What befalls one run. Numbers count the job's own reads and writes from 1; 0 means never.
 
     `kill_at`, `stop_at` (SIGTERM) and `cut_at` (Postgres loses its connections, `cut_for` times in a row) are such
-    numbers. `lago` is the chance that a request to Lago goes wrong, while the true time lies before `lago_until`.
+    numbers; `kill_at_send` counts the requests that carry events. `lago` is the chance that a request to Lago goes
+    wrong, while the true time lies before `lago_until`.
     """
 
     kill_at: int = 0
+    kill_at_send: int = 0
     stop_at: int = 0
     cut_at: int = 0
     cut_for: int = 1
@@ -89,6 +91,8 @@ class Trouble:
         said = []
         if self.kill_at:
             said.append(f"killed at I/O {self.kill_at}")
+        if self.kill_at_send:
+            said.append(f"killed as request {self.kill_at_send} with events is on its way")
         if self.stop_at:
             said.append(f"told to stop at I/O {self.stop_at}")
         if self.cut_at:
