@@ -64,7 +64,7 @@ class SimulatedWire:
         if method == "POST":
             self.posts.append((urlsplit(target).path, body))
         machine.clock.advance(20)
-        kind = self._goes_wrong()
+        kind = self._goes_wrong(method)
         reply = self._ask(method, target, body) if kind is None else self._wrong(kind, method, target, body)
         machine.boundary()
         return Response(reply.status, {name.lower(): text for name, text in reply.headers.items()}, reply.content)
@@ -87,8 +87,10 @@ class SimulatedWire:
     def _asked_for_nobody(self, method: str, target: str, body: Any) -> None:
         self._ask(method, target, body)
 
-    def _goes_wrong(self) -> str | None:
+    def _goes_wrong(self, method: str) -> str | None:
         trouble, chance = self._machine.trouble, self._machine.chance
+        if trouble.sends_alone and method != "POST":
+            return None
         if not trouble.lago or self._machine.clock.now >= trouble.lago_until or chance.random() >= trouble.lago:
             return None
         return chance.choice(trouble.kinds)

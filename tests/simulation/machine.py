@@ -75,7 +75,7 @@ class Trouble:
 
     `kill_at`, `stop_at` (SIGTERM) and `cut_at` (Postgres loses its connections, `cut_for` times in a row) are such
     numbers; `kill_at_send` counts the requests that carry events. `lago` is the chance that a request to Lago goes
-    wrong, while the true time lies before `lago_until`.
+    wrong, while the true time lies before `lago_until`; with `sends_alone` only one that carries events.
     """
 
     kill_at: int = 0
@@ -85,6 +85,7 @@ class Trouble:
     cut_for: int = 1
     lago: float = 0.0
     lago_until: int = 0
+    sends_alone: bool = False
     kinds: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -98,7 +99,8 @@ class Trouble:
         if self.cut_at:
             said.append(f"Postgres cut off at I/O {self.cut_at}")
         if self.lago:
-            said.append(f"Lago fails {self.lago:.0%} ({', '.join(self.kinds)}) until {shown(self.lago_until)}")
+            what = "of sends" if self.sends_alone else "of requests"
+            said.append(f"Lago fails {self.lago:.0%} {what} ({', '.join(self.kinds)}) until {shown(self.lago_until)}")
         return "; ".join(said) or "calm"
 
 

@@ -202,6 +202,7 @@ def _when(chance: random.Random) -> int:
 def _lago_fails(world: World, chance: random.Random, trouble: Trouble) -> None:
     trouble.lago = chance.choice((0.05, 0.2, 0.6, 1.0))
     trouble.lago_until = world.clock.now + chance.choice((20_000, 3 * MINUTE, 3 * HOUR))
+    trouble.sends_alone = chance.random() < 0.5
     trouble.kinds = tuple(chance.sample(job.KINDS, chance.choice((1, 3, len(job.KINDS)))))
 
 
