@@ -190,8 +190,9 @@ class Tally:
         return orjson.dumps(
             {
                 "words": [self._words.words[code] for code in used.tolist()],
-                "rows": {"keys": keys, "sums": sums},
-                "events": {"keys": event_keys, "sums": event_sums},
+                # As orjson takes them: what numpy cut out may lie in memory column by column.
+                "rows": {"keys": keys, "sums": np.ascontiguousarray(sums)},
+                "events": {"keys": np.ascontiguousarray(event_keys), "sums": np.ascontiguousarray(event_sums)},
                 "further": further,
             },
             option=orjson.OPT_SERIALIZE_NUMPY,

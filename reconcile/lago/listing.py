@@ -222,13 +222,15 @@ def _plan(reader: Reader, pool: ThreadPoolExecutor, tasks: deque[_Task], frontie
     with state.lock:
         widths = state.widths
         ahead = 2 * reader.gate.limit + 1 if widths.suspect is None else 1
-        fitting = [
-            one
-            for task in tasks
-            for one in ([task] if task.future is not None else map(_Task, widths.fitting(task.span)))
-        ]
-        tasks.clear()
-        tasks.extend(fitting)
+        fitting: list[_Task] = []
+        while tasks and len(fitting) < ahead:
+            task = tasks.popleft()
+            if task.future is None:
+                first, *rest = widths.fitting(task.span)
+                task = _Task(first)
+                tasks.extendleft(map(_Task, rest))
+            fitting.append(task)
+        tasks.extendleft(reversed(fitting))
         while len(tasks) < ahead and frontier < end:
             width = widths.next(state.page_size(reader.page_size))
             if tasks and width > widths.answered:

@@ -76,8 +76,14 @@ class Widths:
         return max(most, 1)
 
     def fitting(self, span: Span) -> list[Span]:
-        """The span in parts that are not known to be too wide."""
-        return [span] if self.widest is None else span.parts(-(-span.width // self.widest))
+        """The span, or where it is known to be too wide what may be asked for of it first, and the rest.
+
+        The rest is cut when its turn comes: by then it may be asked for in wider parts.
+        """
+        if self.widest is None or span.width <= self.widest:
+            return [span]
+        edge = span.start + self.widest
+        return [Span(span.start, edge), Span(edge, span.end)]
 
     def expect(self, events: int, span: Span) -> None:
         """So many events are thought to lie in the span."""

@@ -52,8 +52,13 @@ class Hours(LedgerDatabase):
         columns = {"rows": [row.rows for row in found], "peak": [row.peak for row in found]}
         return pd.DataFrame(columns, index=index, dtype=np.int64)
 
-    def keep_hours(self, stream: Stream, run_id: str, counts: Mapping[datetime, tuple[int, int]]) -> None:
-        """Takes down, per hour, how many of its rows are reconciled, and how many it has."""
+    def keep_hours(
+        self, stream: Stream, run_id: str, counts: Mapping[datetime, tuple[int, int]], *, replace: bool = True
+    ) -> None:
+        """Takes down, per hour, how many of its rows are reconciled, and how many it has.
+
+        Without `replace` what is known of an hour already stays.
+        """
         if not counts:
             return
         statement = upsert(hours)
@@ -64,7 +69,9 @@ class Hours(LedgerDatabase):
         }
         with self._begin() as connection:
             connection.execute(
-                statement.on_conflict_do_update(index_elements=list(hours.primary_key.columns), set_=changed),
+                statement.on_conflict_do_update(index_elements=list(hours.primary_key.columns), set_=changed)
+                if replace
+                else statement.on_conflict_do_nothing(),
                 [
                     {**stream.key(), "hour": hour, "rows": reconciled, "peak": there, "run_id": run_id}
                     for hour, (reconciled, there) in counts.items()

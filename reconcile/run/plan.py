@@ -311,3 +311,19 @@ def hours_read(plan: Plan, max_call: timedelta) -> set[int]:
         for hour in hours
         if any(low <= hour * HOUR_MS and min((hour + 1) * HOUR_MS + as_ms(max_call), end) <= high for low, high in read)
     }
+
+
+def begun_within(plan: Plan, max_call: timedelta) -> int | None:
+    """The hour of "startTime" (numbered since 1970) that the window begins within, where its rows from there on were
+    all read; None where the window begins with an hour.
+
+    Where the last window ended just there, no run reads that hour as a whole.
+    """
+    start, end = milliseconds(plan.window.start), milliseconds(plan.window.end)
+    hour = start // HOUR_MS
+    until = min((hour + 1) * HOUR_MS + as_ms(max_call), end)
+    if hour * HOUR_MS == start or not any(
+        milliseconds(one.start) <= start and until <= milliseconds(one.end) for one in plan.read_windows()
+    ):
+        return None
+    return hour

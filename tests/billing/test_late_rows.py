@@ -318,3 +318,18 @@ def test_late_rows_of_a_run_that_could_not_be_taken_down_are_named_by_the_next(
     assert world.nightly(MUCH_LATER).exit_code == 3
     monkeypatch.setattr(Ledger, "finish_run", real)
     assert late_in(world.nightly(MUCH_LATER).document)["unbilled"] == 1
+
+
+@pytest.mark.parametrize("minutes", [20, 40], ids=["before the edge", "behind it"])
+def test_late_rows_of_the_hour_in_which_one_window_ends_and_the_next_begins(world: World, minutes: int) -> None:
+    """Neither run reads that hour as a whole."""
+    world.subscribe()
+    half_past = DAY + 30 * timedelta(minutes=1)
+    edge = half_past + NIGHT
+    world.write(row("a", DAY + 6 * HOUR), row("b", edge + 6 * HOUR), row("c", edge + timedelta(minutes=5)))
+    assert world.run(half_past, edge, "run").exit_code == 0
+    assert world.run(edge, edge + NIGHT, "run").exit_code == 0
+    world.write(row("late", DAY + NIGHT + timedelta(minutes=minutes)))
+    for night in (1, 2):
+        assert world.run(edge + night * NIGHT, edge + (night + 1) * NIGHT, "run").exit_code == 0
+    assert world.billed()["late", TEAM] == 1

@@ -140,6 +140,10 @@ def test_a_gateway_that_fails_now_and_then_does_not_make_windows_narrow_for_good
     assert asked < 3_000
 
 
+def test_a_day_is_not_cut_into_seconds_beforehand() -> None:
+    assert Widths(widest=500).fitting(Span(0, DAY)) == [Span(0, 500), Span(500, DAY)]
+
+
 def test_a_second_is_never_cut_for_being_slow() -> None:
     assert Widths().slow(Span(0, 1_000)) == [Span(0, 1_000)]
 

@@ -45,7 +45,9 @@ _HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 class SimulatedWire:
     """In place of the connections to Lago: a request becomes a call of the model, or goes wrong on the way."""
 
-    def __init__(self, machine: Machine, lago: Lago, label: Callable[[Mapping[str, Any]], Key | None], run: int) -> None:
+    def __init__(
+        self, machine: Machine, lago: Lago, label: Callable[[Mapping[str, Any]], Key | None], run: int
+    ) -> None:
         self._machine, self._lago, self._label, self._run = machine, lago, label, run
         self.posts: list[tuple[str, Any]] = []
         self.requests = 0
@@ -53,18 +55,17 @@ class SimulatedWire:
     def exchange(self, method: str, target: str, headers: Mapping[str, str], content: bytes | None) -> Response:
         machine = self._machine
         body = None if content is None else json.loads(content)
-        if machine.count + 1 == machine.trouble.kill_at and method == "POST":
+        if method == "POST" and (
+            machine.count + 1 == machine.trouble.kill_at or len(self.posts) + 1 == machine.trouble.kill_at_send
+        ):
             self._killed_on_the_way(method, target, body)
         machine.boundary()
         self.requests += 1
         if method == "POST":
             self.posts.append((urlsplit(target).path, body))
         machine.clock.advance(20)
-        kind = self._goes_wrong()
-        if kind is None:
-            reply = self._ask(method, target, body)
-        else:
-            reply = self._wrong(kind, method, target, body)
+        kind = self._goes_wrong(method)
+        reply = self._ask(method, target, body) if kind is None else self._wrong(kind, method, target, body)
         machine.boundary()
         return Response(reply.status, {name.lower(): text for name, text in reply.headers.items()}, reply.content)
 
@@ -86,8 +87,10 @@ class SimulatedWire:
     def _asked_for_nobody(self, method: str, target: str, body: Any) -> None:
         self._ask(method, target, body)
 
-    def _goes_wrong(self) -> str | None:
+    def _goes_wrong(self, method: str) -> str | None:
         trouble, chance = self._machine.trouble, self._machine.chance
+        if trouble.sends_alone and method != "POST":
+            return None
         if not trouble.lago or self._machine.clock.now >= trouble.lago_until or chance.random() >= trouble.lago:
             return None
         return chance.choice(trouble.kinds)

@@ -193,7 +193,9 @@ class Lago:
         self.stored(event)
         return ""
 
-    def take_batch(self, posted: list[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], Key | None], run: int) -> dict[str, Any]:
+    def take_batch(
+        self, posted: list[Mapping[str, Any]], label: Callable[[Mapping[str, Any]], Key | None], run: int
+    ) -> dict[str, Any]:
         """A request of the job; the error details by index. All or nothing since 1.39."""
         if not self.clickhouse and self.atomic:
             seen: set[str] = set()
@@ -226,7 +228,9 @@ class Lago:
 
     # --- answers
 
-    def answer(self, method: str, target: str, body: Any, label: Callable[[Mapping[str, Any]], Key | None], run: int) -> Reply:
+    def answer(
+        self, method: str, target: str, body: Any, label: Callable[[Mapping[str, Any]], Key | None], run: int
+    ) -> Reply:
         parts = urlsplit(target)
         path = unquote(parts.path).removeprefix("/api/v1")
         query = parse_qs(parts.query, keep_blank_values=True)
@@ -263,7 +267,10 @@ class Lago:
         details = self.take_batch(posted, label, run)
         if details:
             shown = details["0"] if single else details
-            return _reply(422, {"status": 422, "error": "Unprocessable Entity", "code": "validation_errors", "error_details": shown})
+            return _reply(
+                422,
+                {"status": 422, "error": "Unprocessable Entity", "code": "validation_errors", "error_details": shown},
+            )
         stored = [
             {**one, "lago_id": None, "created_at": None if self.clickhouse else _seconds(self.now)} for one in posted
         ]
@@ -330,9 +337,7 @@ class Lago:
 
     def _subscriptions(self, query: Mapping[str, list[str]]) -> Reply:
         wanted = query.get("status[]", ["active"])
-        found = [
-            one for one in self.subscriptions if one.created_at <= self.now and self._status(one) in wanted
-        ]
+        found = [one for one in self.subscriptions if one.created_at <= self.now and self._status(one) in wanted]
         for name, attribute in (("external_id", "external_id"), ("external_customer_id", "external_id")):
             if name in query:
                 found = [one for one in found if getattr(one, attribute) == query[name][0]]
@@ -383,7 +388,9 @@ def _clickhouse_text(value: Any) -> str:
     return str(value)
 
 
-def _page(name: str, found: list[Any], query: Mapping[str, list[str]], show: Callable[[Any], Any] = lambda one: one) -> Reply:
+def _page(
+    name: str, found: list[Any], query: Mapping[str, list[str]], show: Callable[[Any], Any] = lambda one: one
+) -> Reply:
     page, size = int(query.get("page", ["1"])[0]), int(query.get("per_page", ["100"])[0])
     pages = -(-len(found) // size)
     meta = {

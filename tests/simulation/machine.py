@@ -74,27 +74,33 @@ class Trouble:
     """What befalls one run. Numbers count the job's own reads and writes from 1; 0 means never.
 
     `kill_at`, `stop_at` (SIGTERM) and `cut_at` (Postgres loses its connections, `cut_for` times in a row) are such
-    numbers. `lago` is the chance that a request to Lago goes wrong, while the true time lies before `lago_until`.
+    numbers; `kill_at_send` counts the requests that carry events. `lago` is the chance that a request to Lago goes
+    wrong, while the true time lies before `lago_until`; with `sends_alone` only one that carries events.
     """
 
     kill_at: int = 0
+    kill_at_send: int = 0
     stop_at: int = 0
     cut_at: int = 0
     cut_for: int = 1
     lago: float = 0.0
     lago_until: int = 0
+    sends_alone: bool = False
     kinds: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = []
         if self.kill_at:
             said.append(f"killed at I/O {self.kill_at}")
+        if self.kill_at_send:
+            said.append(f"killed as request {self.kill_at_send} with events is on its way")
         if self.stop_at:
             said.append(f"told to stop at I/O {self.stop_at}")
         if self.cut_at:
             said.append(f"Postgres cut off at I/O {self.cut_at}")
         if self.lago:
-            said.append(f"Lago fails {self.lago:.0%} ({', '.join(self.kinds)}) until {shown(self.lago_until)}")
+            what = "of sends" if self.sends_alone else "of requests"
+            said.append(f"Lago fails {self.lago:.0%} {what} ({', '.join(self.kinds)}) until {shown(self.lago_until)}")
         return "; ".join(said) or "calm"
 
 

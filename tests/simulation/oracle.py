@@ -95,13 +95,17 @@ class Oracle:
         if row.usage_ms >= run.host_started - self.lag:
             raise Wrong(f"{what} is younger than the lag: {shown(row.usage_ms)}")
         if not event.folded:
-            earlier = [one for one in lago.events if one.of == event.of and one.by in ("job", "callback") and one is not event]
+            earlier = [
+                one for one in lago.events if one.of == event.of and one.by in ("job", "callback") and one is not event
+            ]
             if earlier:
                 raise Wrong(f"billed twice: {what} was already sent: {_list(earlier)}")
             self._not_there_before(event, row, run, what)
         changed = any(run.started - HOUR <= at <= world.clock.now for at in world.changes)
         if not event.billed_at_receipt and not changed:
-            raise Wrong(f"{what} was sent, and is on nobody's invoice: {lago.open_for(event.subscription_id, event.time_ms)}")
+            raise Wrong(
+                f"{what} was sent, and is on nobody's invoice: {lago.open_for(event.subscription_id, event.time_ms)}"
+            )
 
     def _not_there_before(self, event: Event, row: Row, run: Run, what: str) -> None:
         """The row's live event was not there when the run began, or is one that bills nobody."""
@@ -111,7 +115,10 @@ class Oracle:
         there = [
             one
             for one in self.world.lago.events
-            if one is not event and one.visible_at <= run.started and one.of in {other.key for other in group} and self.bills(one)
+            if one is not event
+            and one.visible_at <= run.started
+            and one.of in {other.key for other in group}
+            and self.bills(one)
         ]
         if len(there) >= len([one for one in group if one.status != "failure"]):
             raise Wrong(f"billed twice: {what}: Lago had {_list(there)} before the run began")
@@ -128,7 +135,9 @@ class Oracle:
         return bool(number) or own == 0
 
     def _own_number(self, content: Content) -> Decimal:
-        return Decimal(repr(content.spend)) if self.world.lago.field_name == "response_cost" else Decimal(content.tokens)
+        return (
+            Decimal(repr(content.spend)) if self.world.lago.field_name == "response_cost" else Decimal(content.tokens)
+        )
 
     def _kept(self, usage_ms: int) -> int:
         """The tenths that the job adds to a time keep its millisecond on every store."""
@@ -171,7 +180,11 @@ class Oracle:
             (id_before, taken_before), (id_now, taken_now) = delivery[:2], found[:2]
             if taken_before and (id_now != id_before or not taken_now):
                 raise Wrong(f"the delivery of {key} was taken by Lago, and the ledger forgot it: {delivery}, {found}")
-        if not run.sends and (before.journal, before.deliveries, before.held) != (now.journal, now.deliveries, now.held):
+        if not run.sends and (before.journal, before.deliveries, before.held) != (
+            now.journal,
+            now.deliveries,
+            now.held,
+        ):
             raise Wrong(f"{run.command} wrote to the ledger")
         for event in self.world.lago.events:
             if event.by == "job" and not any(found[0] == event.transaction_id for found in now.deliveries.values()):
@@ -184,7 +197,9 @@ class Oracle:
         present = [
             row
             for row in self.world.table.rows
-            if row.there(run.started) and row.there(run.ended_at) and _inside(row.usage_ms, window)
+            if row.there(run.started)
+            and row.there(run.ended_at)
+            and _inside(row.usage_ms, window)
             # Longer calls are found by the nightly re-check of the hours that they began in.
             and row.usage_ms - row.start_ms <= self.max_call
         ]
@@ -232,7 +247,7 @@ class Oracle:
             keys = {row.key for row in self.world.table.rows if _group(row.content) == group}
             events = [event for event in self.world.lago.events if event.of in keys and self.bills(event)]
             if len(events) < count:
-                raise Wrong(f"{count} rows of {group} are said to be billed, and Lago bills {_list(events)}: rows {keys}")
+                raise Wrong(f"{count} rows of {group} are said to be billed, and Lago bills {_list(events)}")
 
     def _true(self, row: Row, said: str, run: Run) -> None:
         """What the job says of a row that is not billed is so."""
@@ -241,7 +256,8 @@ class Oracle:
         events = [event for event in lago.events if event.of == row.key]
         free = not row.content.spend
         changed = any(run.started - HOUR <= at <= run.ended_at for at in self.world.changes)
-        wrong = Wrong(f"{row.key} is said to be {said}, and {lago.open_for(team, row.usage_ms) or 'could be billed'}; events {_list(events)}")
+        truth = lago.open_for(team, row.usage_ms) or "could be billed"
+        wrong = Wrong(f"{row.key} is said to be {said}, and {truth}; events {_list(events)}")
         if kind == "unattributed":
             if team:
                 raise wrong
@@ -253,7 +269,7 @@ class Oracle:
                 raise wrong
         elif kind == "unbilled":
             bad = [event for event in lago.events if _equal(event, row) and not self.bills(event)]
-            if not bad and not changed:
+            if not bad and not changed and not row.mended:
                 raise wrong
         elif kind in ("mismatched", "misdirected"):
             # Where nothing is paid and tokens alone differ, it could be any of the team's free calls.
@@ -357,7 +373,13 @@ def _named(document: Document, rows: list[Row]) -> dict[Key, str]:
 
 
 def _list(events: list[Event]) -> str:
-    return "[" + "; ".join(f"{one.by} {one.transaction_id} at {shown(one.time_ms)} received {shown(one.received)}" for one in events) + "]"
+    return (
+        "["
+        + "; ".join(
+            f"{one.by} {one.transaction_id} at {shown(one.time_ms)} received {shown(one.received)}" for one in events
+        )
+        + "]"
+    )
 
 
 def _balanced(document: Document) -> None:

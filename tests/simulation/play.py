@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from reconcile.domain import window as windows
 from reconcile.domain.instants import as_ms
-from reconcile.domain.window import Window, lookback_window
+from reconcile.domain.window import Window
 from reconcile.run.order import Order
 
 from . import job
@@ -47,7 +48,9 @@ class Play:
         self.number += 1
         machine = Machine(world.clock, trouble, self.chance, world.host_offset)
         now = moment(world.clock.now + world.host_offset)
-        order = Order(command, window or lookback_window(now, world.settings.lag, world.settings.lookback), dry_run)
+        order = Order(
+            command, window or windows.lookback_window(now, world.settings.lag, world.settings.lookback), dry_run
+        )
         run = Run(
             self.number, f"{command}{' --dry-run' if dry_run else ''}", order.window, order.sends, world.clock.now,
             world.clock.now + world.host_offset, str(trouble) == "calm",
@@ -99,9 +102,7 @@ class Play:
         return 0 if found is None else int(str(found[0]))
 
 
-def play(
-    seed: int, database_url: str, bug: Callable[[], AbstractContextManager[object]] = nullcontext
-) -> Verdict:
+def play(seed: int, database_url: str, bug: Callable[[], AbstractContextManager[object]] = nullcontext) -> Verdict:
     """Plays a seed with a planted `bug`, or with none."""
     with job.quiet(), bug(), psycopg.connect(database_url, autocommit=True) as connection:
         world = make(seed, database_url)
@@ -124,7 +125,9 @@ def play(
 def _nights(play: Play) -> None:
     world, chance = play.world, play.chance
     for night in range(1, world.days + 2):
-        world.clock.go_to(max(world.clock.now, world.first + night * DAY + _NIGHT - DAY // 2 * chance.choice((0, 0, 1))))
+        world.clock.go_to(
+            max(world.clock.now, world.first + night * DAY + _NIGHT - DAY // 2 * chance.choice((0, 0, 1)))
+        )
         if chance.random() < 0.12:
             play.run(chance.choice(("report", "run")), _trouble(world, chance), window=_all(world), dry_run=True)
         ended = play.run("run", _trouble(world, chance))
@@ -165,16 +168,20 @@ def _ended_well(play: Play, runs: list[job.Ended]) -> None:
 def _all(world: World) -> Window:
     """From before the traffic to what is old enough now."""
     now = moment(world.clock.now + world.host_offset)
-    return Window(moment(world.first - 6 * HOUR), lookback_window(now, world.settings.lag, world.settings.lookback).end)
+    return Window(
+        moment(world.first - 6 * HOUR), windows.lookback_window(now, world.settings.lag, world.settings.lookback).end
+    )
 
 
 def _trouble(world: World, chance: random.Random) -> Trouble:
     trouble = Trouble()
     if chance.random() < 0.35:
         return trouble
-    match chance.choice(("kill", "kill", "stop", "cut", "lago", "lago", "lago and kill")):
+    match chance.choice(("kill", "send", "send", "stop", "cut", "lago", "lago", "lago and kill")):
         case "kill":
             trouble.kill_at = _when(chance)
+        case "send":
+            trouble.kill_at_send = chance.choice((1, 1, 2, 3))
         case "stop":
             trouble.stop_at = _when(chance)
         case "cut":
@@ -195,6 +202,7 @@ def _when(chance: random.Random) -> int:
 def _lago_fails(world: World, chance: random.Random, trouble: Trouble) -> None:
     trouble.lago = chance.choice((0.05, 0.2, 0.6, 1.0))
     trouble.lago_until = world.clock.now + chance.choice((20_000, 3 * MINUTE, 3 * HOUR))
+    trouble.sends_alone = chance.random() < 0.5
     trouble.kinds = tuple(chance.sample(job.KINDS, chance.choice((1, 3, len(job.KINDS)))))
 
 
@@ -215,7 +223,8 @@ def _forget(connection: psycopg.Connection[tuple[object, ...]], world: World) ->
     """What this seed left in the ledger, so that the tables stay small."""
     name = (world.lago.organization,)
     connection.execute(
-        "DELETE FROM reconcile.journal WHERE run_id IN (SELECT run_id FROM reconcile.runs WHERE organization = %s)", name
+        "DELETE FROM reconcile.journal WHERE run_id IN (SELECT run_id FROM reconcile.runs WHERE organization = %s)",
+        name,
     )
     for table in ("deliveries", "held", "hours", "long_calls", "remembered", "slices", "runs"):
         connection.execute(f"DELETE FROM reconcile.{table} WHERE organization = %s".encode(), name)
@@ -225,10 +234,14 @@ def rows_of(world: World) -> list[str]:
     """Each row and the events that are its own, for a story."""
     lines = []
     for row in sorted(world.table.rows, key=lambda row: row.usage_ms):
-        lines.append(f"row {row.key[0]} ends {shown(row.usage_ms)}, written {shown(row.written_at)}, {row.content}, {row.status}")
+        lines.append(
+            f"row {row.key[0]} ends {shown(row.usage_ms)}, written {shown(row.written_at)}, {row.content}, {row.status}"
+        )
         for event in world.lago.events:
             if event.of == row.key:
-                lines.append(f"    {event.by} {event.transaction_id} at {shown(event.time_ms)} received {shown(event.received)}")
+                lines.append(
+                    f"    {event.by} {event.transaction_id} at {shown(event.time_ms)} received {shown(event.received)}"
+                )
     return lines
 
 

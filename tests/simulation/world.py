@@ -111,7 +111,7 @@ def make(seed: int, database_url: str) -> World:
         environment["RECONCILE_EVENTS_STORE"] = "postgres"
     first = BEGINNING + chance.randrange(8) * DAY
     clock.now = first - DAY
-    retention = chance.choice((None, None, None, 72 * HOUR, 96 * HOUR))
+    retention = chance.choice((None, None, 36 * HOUR, 72 * HOUR, 96 * HOUR))
     world = World(
         seed, clock, lago, Table(), load(environment, None), first, days, 0,
         _offset(chance, far), _offset(chance, far), retention,
@@ -159,7 +159,9 @@ def _subscribe(world: World, chance: random.Random) -> list[str]:
         teams.append(team)
         plan = lago.plans[chance.choice(("standard",) * 6 + ("advance", "twice"))]
         at = first + chance.randrange(span)
-        kind = chance.choice(("steady",) * 8 + ("begins", "ends", "restarts", "none", "free", "priced later", "made later"))
+        kind = chance.choice(
+            ("steady",) * 8 + ("begins", "ends", "restarts", "none", "free", "priced later", "made later")
+        )
         one = Subscription(f"sub-{team}", team, plan, LONG_AGO, LONG_AGO)
         if kind == "none":
             continue
@@ -184,7 +186,10 @@ def _subscribe(world: World, chance: random.Random) -> list[str]:
         if kind != "steady":
             world.changes.append(at)
         lago.subscriptions.append(one)
-        world.story.append(f"{team}: {kind}, plan {one.plan.code}" + ("" if kind in ("steady", "free") else f", at {moment(at):%d %b %H:%M:%S}"))
+        world.story.append(
+            f"{team}: {kind}, plan {one.plan.code}"
+            + ("" if kind in ("steady", "free") else f", at {moment(at):%d %b %H:%M:%S}")
+        )
     return teams
 
 
@@ -201,7 +206,10 @@ def _traffic(world: World, chance: random.Random, teams: list[str], environment:
     lacking = chance.choice((0.0, 0.0, 0.2))
     proxy_offset = _offset(chance, far=chance.random() < 0.2)
     span, count = world.days * DAY, chance.choice((5, 10, 15, 25, 40, 60))
-    bursts = [(world.first + chance.randrange(span), chance.choice((2, 10, 45)) * MINUTE) for _ in range(chance.choice((0, 0, 1, 2)))]
+    bursts = [
+        (world.first + chance.randrange(span), chance.choice((2, 10, 45)) * MINUTE)
+        for _ in range(chance.choice((0, 0, 1, 2)))
+    ]
     busy = [world.first + chance.randrange(span) for _ in range(3)]
     world.story.append(
         f"live: {sender}, loss {loss:.0%}, doubled {doubling:.0%}, bursts of delay "

@@ -133,6 +133,20 @@ def test_groups() -> None:
     assert tally.reasons()["unattributed", "no_charge_id"] == (1, Decimal("0.1"))
 
 
+def test_a_slice_of_few_groups_can_be_packed() -> None:
+    """Two teams' deliveries beside one group of events: numpy then lays the arrays out column by column."""
+    tally, number = new(), NOON // SLICE_MS
+    found = [
+        {"class": "delivered", "reason": "accepted", "spend": 0.25, "charge_id": name} for name in ("team-a", "team-b")
+    ]
+    tally.read(rows(*found), events({"response_cost": 0.1}))
+    tally.add_rows(row_verdicts(*found))
+    tally.add_events(event_verdicts({"cost": 0.1}))
+    taken_over = new()
+    taken_over.absorb(number, tally.pack(number, []))
+    assert taken_over.event_classes()["matched"] == EventTotals(3, Decimal("0.6"))
+
+
 def test_a_packed_slice_stands_for_it() -> None:
     """What was delivered then is matched now, on both sides."""
     tally = new()
