@@ -79,6 +79,7 @@ ORGANIZATION = {
     "events_store": "postgres",
     "billing_configuration": {"invoice_grace_period": 0},
 }
+NOT_FOUND = {"status": 404, "error": "Not Found", "code": "resource_not_found"}
 EMPTY = ("invoices", "customers", "fees", "credit_notes")
 
 
@@ -99,7 +100,7 @@ class Events:
         self._posted_keys: list[tuple[str, str]] = []
         self._posted_ages: list[int] = []
         self._sorted: tuple[Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64))  # ages, places
-        self._merged: tuple[tuple[int, int, int], list[bytes]] | None = None
+        self._merged: tuple[tuple[int, ...], list[bytes]] | None = None
         self._kept = 0
 
     def load(self, file: Path) -> None:
@@ -155,7 +156,7 @@ class Events:
 
     def _both(self, begin: int, end: int, others: slice) -> list[bytes]:
         """The texts of a window in which both kinds lie. They are kept for the next page of it."""
-        window = (begin, end, len(self.posted))
+        window = (begin, end, others.start, others.stop, len(self.posted))
         if self._merged is None or self._merged[0] != window:
             ages, places = self._sorted
             texts = [self.text[a : b - 1] for a, b in pairwise(self.ends[begin : end + 1].tolist())]
@@ -185,8 +186,8 @@ class Server:
             return self._control(parts.path, asked)
         self.requests += 1
         path = parts.path.removeprefix("/api/v1").strip("/")
-        if path == "events/batch":
-            return self._take(orjson.loads(body)["events"])
+        if method == "POST":
+            return self._post(path, orjson.loads(body))
         if path == "events":
             return self._list(asked)
         return self._read([unquote(part) for part in path.split("/")], asked)
@@ -219,6 +220,16 @@ class Server:
         page, per_page = int(asked.get("page", 1)), int(asked.get("per_page", 100))
         texts, count = self.events.page(first, last, page, per_page)
         return Answer(200, b'{"events":[%b],"meta":%b}' % (texts, orjson.dumps(_meta(page, per_page, count))))
+
+    def _post(self, path: str, given: dict[str, Any]) -> Answer:
+        if path == "events/batch":
+            return self._take(given["events"])
+        if path == "events":
+            taken = self._take([given["event"]])
+            if taken.status != 200:
+                return _refused({"transaction_id": ["value_already_exist"]})
+            return Answer(200, b'{"event":%b}' % taken.body[len(b'{"events":[') : -len(b"]}")])
+        return _json(NOT_FOUND, 404)
 
     def _take(self, given: list[dict[str, Any]]) -> Answer:
         if len(given) > MOST_IN_A_BATCH:
@@ -254,7 +265,7 @@ class Server:
                 return _json({"subscription": {**self.subscriptions[name], "plan": PLAN}})
             case [collection] if collection in EMPTY:
                 return _json({collection: [], "meta": _meta(1, 100, 0)})
-        return _json({"status": 404, "error": "Not Found", "code": "resource_not_found"}, 404)
+        return _json(NOT_FOUND, 404)
 
     def _list_subscriptions(self, asked: dict[str, str]) -> Answer:
         if asked.get("status[]", "active") != "active" or asked.get("plan_code", "usage") != "usage":

@@ -88,8 +88,14 @@ def test_a_page_mixes_what_was_loaded_and_what_was_posted(asked: argparse.Namesp
     with running_lago(5) as lago:
         kept = lago.tell("load", file=asked.live)["events"]
         api = f"{lago.url}/api/v1"
-        for batch, status, count in (([posted], 200, 1), ([{**posted, "transaction_id": "t-2"}, posted], 422, 1)):
-            assert httpx.post(f"{api}/events/batch", json={"events": batch}).status_code == status
+        other = {**posted, "transaction_id": "t-2"}
+        for path, body, status, count in (
+            ("events/batch", {"events": [posted]}, 200, 1),
+            ("events/batch", {"events": [other, posted]}, 422, 1),
+            ("events", {"event": other | {"timestamp": str(data.LAST_DAY.timestamp() + 43_200.005)}}, 200, 2),
+            ("events", {"event": other}, 422, 2),
+        ):
+            assert httpx.post(f"{api}/{path}", json=body).status_code == status
             assert lago.tell("stats")["events"] == kept + count
         window = {"timestamp_from": "2026-10-31T11:00:00Z", "timestamp_to": "2026-10-31T13:00:00Z", "code": data.CODE}
         times: list[str] = []
@@ -100,7 +106,13 @@ def test_a_page_mixes_what_was_loaded_and_what_was_posted(asked: argparse.Namesp
             page = answer["meta"]["next_page"]
         assert times == sorted(times, reverse=True)
         assert len(times) == answer["meta"]["total_count"] > 20
-        assert times.count("2026-10-31T12:00:00.000Z") == 1
+        place = times.index("2026-10-31T12:00:00.000Z")
+        for until, count in ((times[place - 1], 3), (times[place], 2)):
+            window = {"timestamp_from": times[place + 1], "timestamp_to": until, "code": data.CODE}
+            answer = httpx.get(f"{api}/events", params=window).json()
+            shown = [event["timestamp"] for event in answer["events"]]
+            assert (shown[0], shown[-1]) == (until, times[place + 1])
+            assert len(shown) == answer["meta"]["total_count"] == count
 
 
 def test_the_table_compares_each_with_the_floor_and_the_job_of_its_scenario() -> None:

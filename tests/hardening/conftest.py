@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from acceptance.conftest import _logging_as_it_was, impatient, spend_database  # noqa: F401 - fixtures
+from acceptance.conftest import _logging_as_it_was, spend_database  # noqa: F401 - fixtures
 from acceptance.harness import World
 
 from .hostile_lago import HostileLago, serving

@@ -48,9 +48,18 @@ def canaries(siege: Siege, hook: Hook) -> Iterator[Siege]:  # noqa: F811
         "DATABASE_URL": f"postgresql://{ROLE}:{encoded}@{place}",
         "RECONCILE_ALERT_WEBHOOK": hook.url,
         "RECONCILE_ALERT_EMAIL_TO": "ops@example.com",
+        "RECONCILE_HEARTBEAT_URL": "http://127.0.0.1:1/canary-heartbeat",
         "RECONCILE_SMTP_URL": f"smtp://canary:{SMTP_PASSWORD}@127.0.0.1:1",
     }
-    siege.secrets |= {PASSWORD, encoded, "w?rd", quote("w?rd", safe=""), SMTP_PASSWORD, hook.url.rsplit("/", 1)[1]}
+    siege.secrets |= {
+        PASSWORD,
+        encoded,
+        "w?rd",
+        quote("w?rd", safe=""),
+        SMTP_PASSWORD,
+        hook.url.rsplit("/", 1)[1],
+        "canary-heartbeat",
+    }
     siege.add_rows([row(f"r-{number}", DAY + timedelta(seconds=number)) for number in range(3)])
     siege.monkeypatch.setattr("reconcile.unattended.alerts.sending.ATTEMPTS", 1)
     try:
@@ -94,7 +103,6 @@ def hangs_up(request: Request) -> Reply:
 FAILURES = {
     "everything works": lambda request: None,
     "echoed in a page of 500": echo(500),
-    "echoed in a page of 401": echo(401),
     "echoed in a page of 200": echo(200),
     "echoed in an address": echo(302, headers=True),
     "echoed in a refusal": lambda request: (

@@ -147,7 +147,7 @@ def load(path: Path) -> CronFile:
             problems = [_not_yaml(path, error)]
         except ValidationError as error:
             problems = list(dict.fromkeys(_problem(path, cast(Any, detail), lines) for detail in error.errors()))
-        except ValueError as error:  # a word that looks like a date or a number, and is none
+        except (ValueError, LookupError) as error:  # a word that PyYAML takes for a date or a number, and is none
             problems = [f"{path}: holds a value that cannot be read: {error}"]
     raise SettingsError("\n".join(problems))
 
