@@ -19,6 +19,8 @@ FOUND = {
     "random_transaction_id": 1,
     "own_time_of_sending": 1,
     "ledger_after_sending": 4,
+    "price_ignored": 5,
+    "rows_at_the_edge_lost": 18,
 }
 
 
