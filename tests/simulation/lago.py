@@ -1,7 +1,6 @@
 """A Lago in memory: both event stores by the recorded answers of the real one, told the truth about every event.
 
 It answers the requests that the job makes, and knows beside each event which row it is of: that is never sent.
-`test_lago_model.py` plays the same requests to this model and to the sandbox's stand-in.
 """
 
 from __future__ import annotations
