@@ -28,6 +28,8 @@ Params = Sequence[tuple[str, str | int]]
 
 _EXCERPT = 200  # characters of an answer that an error quotes
 _EXCERPT_BYTES = 20_000  # of a page, in which they are looked for
+# Characters of a key. Lago's have 36; a shorter text may be a part of any word of an answer.
+_NO_WORD = 12
 _CATALOG_PAGE = 100  # Lago's own default
 _MOST_PAGES = 10_000  # of a list; more is a list that never ends
 
@@ -252,8 +254,10 @@ class Http:
         return Passing(what)
 
     def _judge(self, call: _Call, response: Response) -> Answer:
-        # Servers have been seen to echo a request's headers, and any text of an answer may be shown or kept.
-        status, content = response.status, response.content.replace(self._key.encode(), b"[LAGO_API_KEY]")
+        status, content = response.status, response.content
+        if status >= 300 and len(self._key) >= _NO_WORD:
+            # Servers have been seen to echo a request's headers, and any text of a refusal may be shown or kept.
+            content = content.replace(self._key.encode(), b"[LAGO_API_KEY]")
         if status == 429:
             raise RateLimited(_reset_seconds(response.headers))
         if 200 <= status < 300:

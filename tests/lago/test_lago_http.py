@@ -33,6 +33,16 @@ def test_sends_key_and_agent(double: Double, client: Lago) -> None:
     assert (client.requests, client.retries) == (1, 0)
 
 
+@pytest.mark.parametrize("key", ["k", "acme", KEY])
+def test_what_lago_says_is_read_as_it_stands(double: Double, key: str) -> None:
+    """Some keys of trials are a part of a word, and one may be a part of an ID."""
+    named = {"lago_id": "o1", "name": f"Kiosk acme {KEY}", "events_store": "clickhouse"}
+    double.scripts.append(lambda request: Reply(200, {"organization": named}))
+    with Lago(double.url, key) as lago:
+        found = lago.organization()
+    assert (found.name, found.events_store) == (named["name"], "clickhouse")
+
+
 def test_trailing_slash_of_the_address(double: Double) -> None:
     double.scripts.append(served)
     with Lago(f"{double.url}/", KEY) as lago:
