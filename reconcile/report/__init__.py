@@ -5,6 +5,7 @@ Every output is a function of the document alone: the same document gives the sa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -126,12 +127,20 @@ def _atomically(path: Path, fill: _Fill) -> None:
             target.flush()
             os.fsync(target.fileno())
             if not named:
-                # The path is absolute; that a descriptor is given makes Python ask for the call that follows it.
-                os.link(_PROC.format(descriptor), temporary, src_dir_fd=descriptor, follow_symlinks=True)
+                with contextlib.suppress(FileExistsError):
+                    return _name(descriptor, path)
+                # An older report lies there: only a file with a name can take its place.
+                _name(descriptor, temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _name(descriptor: int, path: Path) -> None:
+    """Gives the file of a descriptor a name. Raises `FileExistsError` where something has it; no link is followed."""
+    # The path is absolute; that a descriptor is given makes Python ask for the call that follows it.
+    os.link(_PROC.format(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
 
 
 def _nameless(directory: Path) -> int | None:
