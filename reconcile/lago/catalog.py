@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconcile.errors import LagoFault
+from reconcile.lago.gate import Gate
 from reconcile.lago.http import Answer, Unserved, as_dict, as_int, as_list, as_text, following, segment
 from reconcile.lago.invoices import Invoices
 from reconcile.lago.items import (
@@ -40,6 +41,9 @@ class SubscriptionPage:
 
 class Catalog(Usages, Invoices):
     """Reads of the catalog. Every method raises `LagoFault`, or `PreflightError` in a preflight view."""
+
+    # What requests for subscriptions' plans pass: a run may make some hundred of them.
+    plan_requests: Gate
 
     def organization(self) -> Organization:
         """The key's organization. All fields are None on a Lago that does not serve `GET /organizations`."""
@@ -87,7 +91,8 @@ class Catalog(Usages, Invoices):
             return None  # the path without an ID is the list
         # Without the status Lago shows active subscriptions only.
         params = [] if subscription.status == "active" else [("status", subscription.status)]
-        answer = self.http.get(f"/subscriptions/{segment(subscription.external_id)}", params, answers=_ABSENT)
+        path = f"/subscriptions/{segment(subscription.external_id)}"
+        answer = self.http.get(path, params, answers=_ABSENT, gate=self.plan_requests, items=_one)
         if not answer.ok:
             if _lago_says(answer, "subscription_not_found"):
                 return None
@@ -148,6 +153,11 @@ class Catalog(Usages, Invoices):
         if "code" not in (answer.body or {}):  # a proxy's 404 says nothing about the event
             raise LagoFault(f"GET {path} answered 404, and not Lago's: {answer.excerpt}")
         return None
+
+
+def _one(content: bytes) -> float:
+    """What a subscription is to Lago: the same work, however long the answer."""
+    return 1.0
 
 
 def _lago_says(answer: Answer, code: str) -> bool:

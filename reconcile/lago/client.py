@@ -20,6 +20,9 @@ from reconcile.lago.listing import PAGE_SIZE, Listing
 from reconcile.lago.patience import Retry
 from reconcile.lago.reading import ListingState
 
+# Lago Cloud allows 50 requests a second that are not for events.
+_PLANS_MOST = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Gates:
@@ -27,16 +30,18 @@ class Gates:
 
     lists: InFlight
     batches: InFlight
+    plans: InFlight
 
 
 class Lago(Catalog, Listing, Delivery):
     """One Lago organization, usable from several threads. Use it as a context manager, or `close` it.
 
     `base_url` and `api_key` are LAGO_API_BASE and LAGO_API_KEY; `concurrency` is the most requests in flight, of lists
-    and of batches each; `page_size` is the number of events asked for per page; `timeout` is in seconds and holds for
-    connecting, for sending a request, and for all of its answer. `ca_file` names a file of further certificates.
+    and of batches each (of subscriptions' plans at most four); `page_size` is the number of events asked for per page;
+    `timeout` is in seconds and holds for connecting, for sending a request, and for all of its answer. `ca_file` names
+    a file of further certificates.
     `decode` decodes a page of events: here, or wherever it sends it. `on_limit` is told a kind of request ("list",
-    "deliver") and how many of it were and are let in flight, whenever that changes.
+    "deliver", "plan") and how many of it were and are let in flight, whenever that changes.
     Setting `stop` ends all waits early: reads raise `Interrupted`, a delivery returns what it knows.
 
     Raises `SettingsError` where the address or the key cannot be used.
@@ -59,8 +64,10 @@ class Lago(Catalog, Listing, Delivery):
         self.page_size = page_size
         self.decode = decode
         self.state = ListingState()
-        self.lists = Gate(concurrency, None if on_limit is None else partial(on_limit, "list"))
-        self.batches = Gate(concurrency, None if on_limit is None else partial(on_limit, "deliver"))
+        self.lists, self.batches, self.plan_requests = (
+            Gate(most, None if on_limit is None else partial(on_limit, kind))
+            for kind, most in (("list", concurrency), ("deliver", concurrency), ("plan", min(concurrency, _PLANS_MOST)))
+        )
         self.http = Http(
             base_url,
             api_key,
@@ -95,7 +102,7 @@ class Lago(Catalog, Listing, Delivery):
     @property
     def in_flight(self) -> Gates:
         """How many requests were in flight, and what their number settled on."""
-        return Gates(self.lists.report, self.batches.report)
+        return Gates(self.lists.report, self.batches.report, self.plan_requests.report)
 
     @property
     def clock_offset(self) -> ClockOffset | None:

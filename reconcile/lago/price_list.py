@@ -2,17 +2,18 @@
 
 A plan is asked for by its code, once per plan in use, and again after half a day: in every nightly run. It may have
 been overridden for one subscription. Then Lago has made another plan of the same code, which only
-`GET /subscriptions/{id}` shows (20 ms). While the subscriptions are few, each is asked for in every run. Where they are
-many, Lago is asked first which of them have a plan of their own. Such a plan is remembered until the plan that it was
-made from changes, or the subscription does (its plan's code or its start), and for five to nine days otherwise, since
-Lago gives no sign when only the overridden plan is edited. Those days differ by subscription, so that not all are asked
-for in one night.
+`GET /subscriptions/{id}` shows (20 ms; several are asked for at a time where that helps). While the subscriptions are
+few, each is asked for in every run. Where they are many, Lago is asked first which of them have a plan of their own.
+Such a plan is remembered until the plan that it was made from changes, or the subscription does (its plan's code or its
+start), and for five to nine days otherwise, since Lago gives no sign when only the overridden plan is edited. Those
+days differ by subscription, so that not all are asked for in one night.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -132,11 +133,11 @@ class PriceList:
             for one in subscriptions
             if (entry := remembered.get(_own_key(one))) is not None and entry.stamp == self._stamp(one)
         }
+        ordered = sorted(subscriptions, key=lambda one: one.lago_id in known)
+        shown = self._show([one for one in ordered if not (recall and self._is_young(known.get(one.lago_id), one))])
         stored = []
-        for one in sorted(subscriptions, key=lambda one: one.lago_id in known):
-            entry = known.get(one.lago_id)
-            young = entry is not None and self._now_ms - entry.asked_ms < _kept_ms(one)
-            plan = None if recall and young else self._show(one)
+        for one in ordered:
+            entry, plan = known.get(one.lago_id), shown.get(one.lago_id)
             if plan is not None:
                 stored.append(Remembered(_own_key(one), self._stamp(one), self._now_ms, plan.as_json()))
             elif entry is not None:
@@ -149,16 +150,37 @@ class PriceList:
         if stored:
             self._memory.store(stored)
 
-    def _show(self, subscription: Subscription) -> Plan | None:
-        if not self._shows or self._asked_own_plans >= _OWN_PLANS_AT_MOST or not fits(subscription.external_id):
-            return None
-        self._lago.http.check_stop()
-        self._asked_own_plans += 1
-        try:
-            return self._lago.plan_of(subscription, self._code)
-        except Unserved:
-            self._shows = False
-            return None
+    def _is_young(self, entry: Remembered | None, subscription: Subscription) -> bool:
+        return entry is not None and self._now_ms - entry.asked_ms < _kept_ms(subscription)
+
+    def _show(self, subscriptions: Sequence[Subscription]) -> dict[str, Plan | None]:
+        """The plans that Lago shows of these subscriptions, by lago_id; of the first ones where they are too many."""
+        left = _OWN_PLANS_AT_MOST - self._asked_own_plans
+        to_ask = [one for one in subscriptions if fits(one.external_id)][:left] if self._shows else []
+        shown: dict[str, Plan | None] = {}
+        # The first one alone: a server that shows no single subscription is not asked for the others.
+        for asked in (to_ask[:1], to_ask[1:]):
+            if self._shows and asked:
+                shown |= self._show_side_by_side(asked)
+        return shown
+
+    def _show_side_by_side(self, subscriptions: Sequence[Subscription]) -> dict[str, Plan | None]:
+        def show(one: Subscription) -> Plan | None:
+            self._lago.http.check_stop()
+            try:
+                return self._lago.plan_of(one, self._code)
+            except Unserved:
+                self._shows = False
+                return None
+
+        self._asked_own_plans += len(subscriptions)
+        with ThreadPoolExecutor(self._lago.http.concurrency, thread_name_prefix="lago-plan") as pool:
+            asked = [pool.submit(show, one) for one in subscriptions]
+            try:
+                return {one.lago_id: each.result() for one, each in zip(subscriptions, asked, strict=True)}
+            finally:
+                for each in asked:
+                    each.cancel()
 
     def _ask_overridden(self, wanted: int) -> None:
         """Which subscriptions have a plan of their own, once in a run.

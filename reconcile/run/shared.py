@@ -40,14 +40,15 @@ class Run:
     def figures(self) -> dict[str, Any]:
         """What Lago was asked: for the document's method."""
         lago = self.sides.lago
-        lists, batches = lago.in_flight.lists, lago.in_flight.batches
+        found = lago.in_flight
+        kinds = {"list": found.lists, "deliver": found.batches, "plan": found.plans}
         return {
             "store": "clickhouse" if self.sides.clickhouse else "postgres",
             "requests": lago.requests,
             "retries": lago.retries,
             "workers": self.sides.workers,
-            "in_flight": {"list": lists.mean, "deliver": batches.mean},
-            "in_flight_limit": {"list": lists.limit, "deliver": batches.limit},
+            "in_flight": {kind: one.mean for kind, one in kinds.items()},
+            "in_flight_limit": {kind: one.limit for kind, one in kinds.items()},
         }
 
     def go_on(self) -> None:

@@ -11,7 +11,6 @@ import threading
 import uuid
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-import httpx
 import structlog
 
 from reconcile import __version__
@@ -60,6 +59,8 @@ class Heartbeat:
         """Asks for the address in a thread, since looking up a name knows no timeout."""
 
         def ask() -> None:
+            import httpx  # most runs have nobody to tell, and it takes a tenth of a second
+
             if after is not None:  # the end must not arrive before the start
                 after.join()
             try:

@@ -299,7 +299,7 @@ def test_what_the_run_settled_on_is_told(world: World) -> None:
     assert "in flight" not in plain.err
     ran = report(world, "--verbose", RECONCILE_CONCURRENCY="4", RECONCILE_PAGE_SIZE="2")
     method = ran.document["method"]
-    assert set(method["in_flight_limit"]) == {"list", "deliver"}
+    assert set(method["in_flight_limit"]) == {"list", "deliver", "plan"}
     assert method["in_flight_limit"]["deliver"] == 1
     assert 1 < method["in_flight"]["list"] <= 4
     lines = [json.loads(line) for line in ran.err.splitlines() if line.startswith("{")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,9 +14,10 @@ import pytest
 
 from reconcile.errors import LagoFault
 from reconcile.lago import Directory, Lago, Remembered
+from reconcile.lago.gate import Gate
 
 from .lago_catalog import CODE, CannedCatalog, charge, plan
-from .lago_double import Double, Reply
+from .lago_double import Double, Reply, Request
 
 DAY_MS = 86_400_000
 
@@ -52,6 +54,18 @@ def catalog(double: Double) -> CannedCatalog:
 @pytest.fixture
 def memory() -> Kept:
     return Kept()
+
+
+class Two(Gate):
+    """As if Lago had been found to gain from two requests in flight, and from no more."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self._pace.limit = 2
+
+    def leave(self, entered: tuple[float, int], items: float, status: int | None) -> None:
+        super().leave(entered, items, status)
+        self._pace.limit = 2
 
 
 def directory(client: Lago, memory: Kept, *, by_customer: bool = False, now_ms: int = NOW) -> Directory:
@@ -454,6 +468,45 @@ def test_plans_that_cannot_be_known_are_taken_to_be_priced(
     assert (found.unknown_plans, found.guessed_plans) == (1, 1)
     # Once is enough to learn that this server shows no single subscription.
     assert sum(path.startswith("/subscriptions/") for path in asked(double)) == 1
+
+
+def test_several_subscriptions_are_asked_for_their_plans_at_a_time_where_that_helps(
+    double: Double, client: Lago, catalog: CannedCatalog, memory: Kept
+) -> None:
+    catalog.old = True  # it cannot say which subscriptions have a plan of their own
+    together = threading.Barrier(2)
+
+    def waits_for_another(request: Request) -> Reply | None:
+        number = request.path.rpartition("-")[2]
+        if "/subscriptions/" in request.path and int(number) >= 1:
+            together.wait(10)
+        return None
+
+    double.scripts.insert(0, waits_for_another)
+    client.plan_requests = Two()
+    names = many(catalog, 31, own=31)
+    found = directory(client, memory)
+    found.learn(names, since_ms=NOON)
+    assert judged(found, *names) == ["not_priced"] * 31
+    paths = [path for path in asked(double) if path.startswith("/subscriptions/")]
+    # The first one goes alone: a server that shows none is not asked for the others.
+    assert paths[0] == "/subscriptions/team-0"
+    assert sorted(paths) == sorted(f"/subscriptions/{name}" for name in names)
+
+
+def test_a_fault_ends_the_asking_for_plans(double: Double, client: Lago, catalog: CannedCatalog, memory: Kept) -> None:
+    catalog.old = True
+
+    def fails(request: Request) -> Reply | None:
+        asks = "/subscriptions/team-" in request.path and not request.path.endswith("-0")
+        return Reply(500, {}) if asks else None
+
+    double.scripts.insert(0, fails)
+    names = many(catalog, 31, own=31)
+    with pytest.raises(LagoFault, match="answered 500"):
+        directory(client, memory).learn(names, since_ms=NOON)
+    assert len({path for path in asked(double) if path.startswith("/subscriptions/")}) < 31
+    assert memory.entries.keys() == {"plan pro"}
 
 
 def test_of_an_ended_subscription_lago_shows_the_newest_alone(

@@ -22,7 +22,7 @@ import structlog
 
 from reconcile.domain.window import Window
 from reconcile.errors import ReconcileError
-from reconcile.lago import delivery, gate, http, listing, patience
+from reconcile.lago import delivery, gate, http, listing, patience, price_list
 from reconcile.lago.wire import NoAnswer, Response
 from reconcile.ledger import Ledger
 from reconcile.litellm import feed
@@ -189,6 +189,7 @@ def run(
         (delivery, "ThreadPoolExecutor", InlineExecutor),
         (courier, "ThreadPoolExecutor", InlineExecutor),
         (listing, "ThreadPoolExecutor", LazyExecutor),
+        (price_list, "ThreadPoolExecutor", InlineExecutor),
         (feed, "ThreadPoolExecutor", LazyExecutor),
         (listing, "_pieces", _pieces),
         # Worlds share a ledger's tables, and some of their runs begin in the same second.
