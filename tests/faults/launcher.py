@@ -72,12 +72,25 @@ class Launcher:
         return int(self._popen.stdout.readline())
 
     def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, out: Path, err: Path
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        out: Path,
+        err: Path,
+        *,
+        fresh: bool = False,
     ) -> Process:
+        """A fresh process shares no page with the one that forked it: its memory is its own."""
         for stream in (out, err):
             stream.touch(0o600)  # it may be killed before it opens them
         pid = self.ask(
-            arguments=list(arguments), environment=dict(environment), folder=str(folder), out=str(out), err=str(err)
+            arguments=list(arguments),
+            environment=dict(environment),
+            folder=str(folder),
+            out=str(out),
+            err=str(err),
+            fresh=fresh,
         )
         return Process(self, pid, arguments, out, err)
 
@@ -118,6 +131,8 @@ def _child(order: Mapping[str, Any]) -> None:
         opened = os.open(path, mode, 0o600)
         os.dup2(opened, number)
         os.close(opened)
+    if order["fresh"]:
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "reconcile", *order["arguments"]], order["environment"])
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, errors="backslashreplace")
     sys.argv = ["reconcile", *order["arguments"]]

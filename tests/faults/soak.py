@@ -102,7 +102,7 @@ class Living:
         """Sees to it that the schedule runs, and now and then starts a run beside it."""
         if self.schedule is None or self.schedule.poll() is not None:
             self._note("schedule", self.schedule)
-            self.schedule = self.world.start("schedule", **SETTINGS)
+            self.schedule = self.world.start("schedule", fresh=True, **SETTINGS)
         for process in [one for one in self.once if one.poll() is not None]:
             self._note("once", process)
             self.once.remove(process)
@@ -353,10 +353,11 @@ def soak(minutes: float, seed: int) -> None:
             one.is_exact()
             print(f"{one.world.mode}: exact, {one.number} rows, {dict(sorted(one.codes.items()))}", flush=True)
         print(f"faults: {dict(sorted(happened.items()))}; {threads} threads here")
-        half = len(seen) // 2
-        if half:
-            first, last = (statistics.median(one.memory for one in part) for part in (seen[:half], seen[half:]))
-            print(f"memory of the steady schedule: median {first:.1f} MB in the first half, {last:.1f} in the second")
+        quarter = len(seen) // 4
+        if quarter:
+            parts = (statistics.median(one.memory for one in seen[i * quarter : (i + 1) * quarter]) for i in range(4))
+            medians = ", ".join(f"{part:.1f}" for part in parts)
+            print(f"memory of the steady schedule, medians of the quarters: {medians} MB")
             print(f"its descriptors: {seen[0].descriptors} at first, {seen[-1].descriptors} at last")
 
 

@@ -165,7 +165,7 @@ class World:
 
     # --- the program
 
-    def start(self, *arguments: str, **settings: str) -> Process:
+    def start(self, *arguments: str, fresh: bool = False, **settings: str) -> Process:
         self.started += 1
         process = self.launcher.start(
             arguments or COMMAND,
@@ -173,6 +173,7 @@ class World:
             self.folder,
             self.folder / f"out-{self.started}",
             self.folder / f"err-{self.started}",
+            fresh=fresh,
         )
         self.processes.append(process)
         return process
