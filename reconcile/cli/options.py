@@ -41,6 +41,8 @@ class Language(StrEnum):
     zh_cn = "zh-CN"
 
 
+_COLUMNS = "end_user_id, user_id, team_id or organization_id"
+
 FromOption = Annotated[
     str | None,
     typer.Option(
@@ -67,14 +69,19 @@ SkipUnchangedOption = Annotated[
     typer.Option("--skip-unchanged", help="Leave slices unread that have not changed since they agreed, as run does."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result document, and nothing else, on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Folder for report files, made if it is missing.")
 ]
 FormatOption = Annotated[
-    list[Format] | None, typer.Option("--format", help="Format of the report files; repeat it. [html and json]")
+    list[Format] | None,
+    typer.Option(
+        "--format", metavar="html|xlsx|csv|json", help="Format of the report files; repeat it. [html and json]"
+    ),
 ]
-ChargeByOption = Annotated[ChargeBy | None, typer.Option("--charge-by", help="Instead of LAGO_API_CHARGE_BY.")]
+ChargeByOption = Annotated[
+    ChargeBy | None, typer.Option("--charge-by", metavar="COLUMN", help=f"{_COLUMNS}. Instead of LAGO_API_CHARGE_BY.")
+]
 EventCodeOption = Annotated[
     str | None, typer.Option("--event-code", metavar="CODE", help="Instead of LAGO_API_EVENT_CODE.")
 ]
@@ -84,7 +91,9 @@ DaskOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what goes on, also how many requests Lago is given at a time.")
 ]
-LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead of RECONCILE_LANG.")]
+LanguageOption = Annotated[
+    Language | None, typer.Option("--lang", metavar="en|zh-CN", help="Instead of RECONCILE_LANG.")
+]
 
 
 def settings_with(

@@ -245,7 +245,8 @@ class Http:
 
     def _unanswered(self, call: _Call, none: NoAnswer) -> LagoFault:
         what = self._redacted(
-            f"LAGO_API_BASE: no answer from Lago to {call.method} {self._base}/api/v1{call.path} ({none})"
+            f"LAGO_API_BASE: no answer from Lago to {call.method} {self._base}/api/v1{call.path} ({none}); is it "
+            "up, and is this its address?"
         )
         if none.timed_out and call.large:
             return TooSlow(what)

@@ -66,7 +66,8 @@ def explain(settings: Settings, request_id: str, *, stop: threading.Event | None
         if not starts and not gone and not unplaced:
             raise UsageError(
                 f"REQUEST_ID: {settings.database.display} has no row with the request_id {request_id!r}, and none was "
-                "sent or held; take the ID from the report, or the `id` of LiteLLM's answer"
+                "sent or held; take the request ID from the report (an event's transaction ID is none), or the `id` of "
+                "LiteLLM's answer"
             )
         stories = [
             _Teller(settings, sides, rows.iloc[[place]].reset_index(drop=True), charge_ids[place], stop).story(known)
