@@ -12,7 +12,7 @@ import typer
 
 from reconcile.cli import jobs
 from reconcile.cli.console import print_line, say, stopping
-from reconcile.cli.options import ChargeBy, EventsStore, LagoVersion, LanguageOption
+from reconcile.cli.options import ChargeBy, EventsStore, LagoVersion, LanguageOption, choice
 from reconcile.errors import UsageError
 
 
@@ -49,15 +49,13 @@ def demo(
 def sandbox(
     charge_by: Annotated[
         ChargeBy,
-        typer.Option(
-            "--charge-by", metavar="COLUMN", help="Whom the sample traffic charges: end_user_id, user_id or team_id."
-        ),
+        choice("--charge-by", ChargeBy, "COLUMN", "Whom the sample traffic charges: end_user_id, user_id or team_id."),
     ] = ChargeBy.team_id,
     store: Annotated[
-        EventsStore, typer.Option("--store", metavar="postgres|clickhouse", help="Lago's event store.")
+        EventsStore, choice("--store", EventsStore, "postgres|clickhouse", "Lago's event store.")
     ] = EventsStore.postgres,
     version: Annotated[
-        LagoVersion, typer.Option("--version", metavar="1.51|1.38", help="Lago's version.")
+        LagoVersion, choice("--version", LagoVersion, "1.51|1.38", "Lago's version.")
     ] = LagoVersion.newest,
     slow: Annotated[bool, typer.Option("--slow", help="Let Lago take as long as a real one.")] = False,
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Lago's processes, with --slow.")] = 1,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from integration.spend_rows import DAY, row
 
-from .harness import PROGRAM, World
+from .harness import CODE, PROGRAM, World
 from .test_interrupted import until
 
 DAYS = ("--from", "2025-11-20", "--to", "2025-11-20")
@@ -103,10 +103,27 @@ def test_a_lago_that_is_not_there(world: World) -> None:
     assert "is it up, and is this its address?" in world.run("setup", LAGO_API_BASE="http://127.0.0.1:9").err
 
 
-def test_the_id_of_an_event_is_none_of_a_request(world: World) -> None:
-    ran = world.run("explain", "llm_831707c2b4fe53c5d9808dc4c3957230")
-    assert ran.code == 2
-    assert "an event's transaction ID is none" in ran.err
+def test_an_event_leads_to_its_request(world: World) -> None:
+    """Lago's page shows the transaction ID alone. One of LiteLLM's callback leads nowhere, and that is said."""
+    live = {
+        "code": CODE,
+        "transaction_id": "live-1",
+        "external_subscription_id": "team-a",
+        "properties": {"model": "m"},
+    }
+    world.add_rows([row("r-1", DAY)])
+    world.subscribe()
+    world.lago.organization.seed_events([(DAY, live)])
+    assert world.backfill().count("rows", "delivered") == 1
+    ((sent,),) = world.query("SELECT transaction_id FROM reconcile.deliveries")
+    found = world.run("explain", "--json", sent).document
+    assert (found["request_id"], found["stories"][0]["event"]["transaction_id"]) == ("r-1", sent)
+    live_one = world.run("explain", "live-1")
+    assert (live_one.code, live_one.out) == (2, "")
+    assert "is an event in Lago that names no request" in live_one.err
+    nothing = world.run("explain", "llm_831707c2b4fe53c5d9808dc4c3957230")
+    assert (nothing.code, nothing.out) == (2, "")
+    assert "has no row with the request_id" in nothing.err
 
 
 def test_help_is_for_people(tmp_path: Path) -> None:
