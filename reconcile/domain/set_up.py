@@ -80,7 +80,7 @@ class SetUp:
     """Everything that was found. `needs` are in order of money, the most first; `nobody` is usage without a charge ID.
 
     `month` is when the current month began: what was used before it is in a billing period that is over. `older` are
-    the first and last day, in RECONCILE_TIMEZONE, of usage from before the time where a first `run` begins.
+    the first and last day, in RECONCILE_TIMEZONE, of usage that is older than a first `run` looks.
     """
 
     lago: str

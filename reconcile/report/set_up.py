@@ -79,7 +79,7 @@ def text(found: SetUp) -> Iterator[str]:
     yield from _calls(found)
     yield "next     reconcile setup --curl > setup.sh; read it; sh setup.sh; reconcile check; reconcile run --dry-run"
     if found.older is not None:
-        yield f"next     {_backfill(found.older)} --dry-run; the same without --dry-run: a first `run` begins later"
+        yield f"next     {_backfill(found.older)} --dry-run; then without: a first `run` begins after these days"
 
 
 def _standing(standing: Standing, needs: list[Need]) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _script(found: SetUp) -> Iterator[str]:
     yield ""
     yield 'echo "done; next: reconcile check" >&2'
     if found.older is not None:
-        yield f'echo "a first run begins later than the usage does; for the days before: {_backfill(found.older)}" >&2'
+        yield f'echo "older than a first run looks: {_backfill(found.older)}" >&2'
 
 
 _POST = """
