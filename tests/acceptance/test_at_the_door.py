@@ -101,6 +101,8 @@ def test_a_database_is_named_by_the_setting_that_is_set(world: World, command: t
 
 def test_a_lago_that_is_not_there(world: World) -> None:
     assert "is it up, and is this its address?" in world.run("setup", LAGO_API_BASE="http://127.0.0.1:9").err
+    tls = world.lago.url.replace("http://", "https://")
+    assert "without TLS: is http:// meant" in world.run("setup", LAGO_API_BASE=tls).err
 
 
 def test_an_event_leads_to_its_request(world: World) -> None:
