@@ -50,7 +50,7 @@ def _root(
 for _name, _command, _example in (
     ("run", jobs.run, "run --output /var/lib/reconcile/reports"),
     ("backfill", jobs.backfill, "backfill --from 2026-11-01 --to 2026-11-30 --dry-run"),
-    ("report", jobs.report, "report --from 2026-11-01 --to 2026-11-30 --output . --format xlsx --lang zh-CN"),
+    ("report", jobs.report, "report --month 2026-11 --output reports --format xlsx"),
     ("check", state.check, "check && reconcile run"),
     ("setup", setup.setup, "setup --curl > setup.sh  # then read it, and: sh setup.sh"),
     ("migrate", state.migrate, "migrate"),

@@ -23,6 +23,8 @@ from reconcile.errors import OutputFault
 if TYPE_CHECKING:
     from rich.console import Console
 
+_UNBROKEN = 10_000
+_TRAILING = re.compile(" +$", re.MULTILINE)
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -44,14 +46,18 @@ def print_line(text: str) -> None:
 def printing() -> Iterator[Console]:
     """A console as wide and as colourful as stdout, whose text goes there when the block ends.
 
-    Rich itself takes a pipe that closed for a reason to exit 1.
+    In a pipe or a file no line is broken, unless COLUMNS says where: it is searched, and mailed by cron. Rich itself
+    takes a pipe that closed for a reason to exit 1.
     """
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=_UNBROKEN)
     with console.capture() as captured:
         yield console
-    sys.stdout.write(captured.get())
+    text = captured.get()
+    sys.stdout.write(text if console.is_terminal else _TRAILING.sub("", text))
     sys.stdout.flush()
 
 

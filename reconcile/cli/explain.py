@@ -13,7 +13,11 @@ from reconcile.cli.options import ChargeByOption, EventCodeOption, JsonOption, L
 
 def explain(
     request_id: Annotated[
-        str, typer.Argument(metavar="REQUEST_ID", help="As reports list it; LiteLLM's answers carry it as `id`.")
+        str,
+        typer.Argument(
+            metavar="REQUEST_ID",
+            help="As reports list it; LiteLLM's answers carry it as `id`. Or a transaction ID of ours.",
+        ),
     ],
     as_json: JsonOption = False,
     charge_by: ChargeByOption = None,

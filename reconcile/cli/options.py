@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from reconcile.errors import UsageError
 
 if TYPE_CHECKING:
     from reconcile.settings import Settings
@@ -41,6 +43,24 @@ class Language(StrEnum):
     zh_cn = "zh-CN"
 
 
+def choice(option: str, kind: type[StrEnum], metavar: str, told: str) -> Any:
+    """An option that takes a value of `kind`. A wrong one is refused in the words of any other setting."""
+    names = [one.value for one in kind]
+
+    def parsed(text: str) -> StrEnum:
+        try:
+            return kind(text)
+        except ValueError:
+            raise UsageError(
+                f"{option}: {text!r} is none of {', '.join(names)}; for example {option} {names[-1]}"
+            ) from None
+
+    def completed(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return typer.Option(option, metavar=metavar, help=told, parser=parsed, autocompletion=completed)
+
+
 FromOption = Annotated[
     str | None,
     typer.Option(
@@ -67,14 +87,23 @@ SkipUnchangedOption = Annotated[
     typer.Option("--skip-unchanged", help="Leave slices unread that have not changed since they agreed, as run does."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Find what is missing; send nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result document, and nothing else, on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Folder for report files, made if it is missing.")
 ]
 FormatOption = Annotated[
-    list[Format] | None, typer.Option("--format", help="Format of the report files; repeat it. [html and json]")
+    list[Format] | None,
+    choice("--format", Format, "html|xlsx|csv|json", "Format of the report files; repeat it. [html and json]"),
 ]
-ChargeByOption = Annotated[ChargeBy | None, typer.Option("--charge-by", help="Instead of LAGO_API_CHARGE_BY.")]
+ChargeByOption = Annotated[
+    ChargeBy | None,
+    choice(
+        "--charge-by",
+        ChargeBy,
+        "COLUMN",
+        "end_user_id, user_id, team_id or organization_id. Instead of LAGO_API_CHARGE_BY.",
+    ),
+]
 EventCodeOption = Annotated[
     str | None, typer.Option("--event-code", metavar="CODE", help="Instead of LAGO_API_EVENT_CODE.")
 ]
@@ -84,7 +113,7 @@ DaskOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Log what goes on, also how many requests Lago is given at a time.")
 ]
-LanguageOption = Annotated[Language | None, typer.Option("--lang", help="Instead of RECONCILE_LANG.")]
+LanguageOption = Annotated[Language | None, choice("--lang", Language, "en|zh-CN", "Instead of RECONCILE_LANG.")]
 
 
 def settings_with(

@@ -12,7 +12,7 @@ import typer
 
 from reconcile.cli import jobs
 from reconcile.cli.console import print_line, say, stopping
-from reconcile.cli.options import ChargeBy, EventsStore, LagoVersion, LanguageOption
+from reconcile.cli.options import ChargeBy, EventsStore, LagoVersion, LanguageOption, choice
 from reconcile.errors import UsageError
 
 
@@ -38,17 +38,27 @@ def demo(
         # The traffic is all there, also just after midnight.
         settings = load(servers.environment, None, language=None if language is None else language.value, lag="0s")
         order = Order("backfill", Window(today - timedelta(days=4), today))
-        jobs.work(settings, order, as_json=False, output=output, formats=None, stop=stop)
+        try:
+            jobs.work(settings, order, as_json=False, output=output, formats=None, stop=stop)
+        except typer.Exit as end:
+            if end.exit_code in (0, 1):
+                say("open the HTML file in a browser; `reconcile sandbox` keeps both servers, for the other commands")
+            raise
 
 
 def sandbox(
     charge_by: Annotated[
-        ChargeBy, typer.Option("--charge-by", help="Whom the sample traffic charges.")
+        ChargeBy,
+        choice("--charge-by", ChargeBy, "COLUMN", "Whom the sample traffic charges: end_user_id, user_id or team_id."),
     ] = ChargeBy.team_id,
-    store: Annotated[EventsStore, typer.Option("--store", help="Lago's event store.")] = EventsStore.postgres,
-    version: Annotated[LagoVersion, typer.Option("--version", help="Lago's version.")] = LagoVersion.newest,
+    store: Annotated[
+        EventsStore, choice("--store", EventsStore, "postgres|clickhouse", "Lago's event store.")
+    ] = EventsStore.postgres,
+    version: Annotated[
+        LagoVersion, choice("--version", LagoVersion, "1.51|1.38", "Lago's version.")
+    ] = LagoVersion.newest,
     slow: Annotated[bool, typer.Option("--slow", help="Let Lago take as long as a real one.")] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Lago's processes, with --slow.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Lago's processes, with --slow.")] = 1,
 ) -> None:
     """The demo's two servers, until Ctrl-C.
 

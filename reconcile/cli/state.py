@@ -75,7 +75,7 @@ def migrate() -> None:
 
 def runs(
     as_json: JsonOption = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="How many, newest first.")] = 20,
     only_last: Annotated[bool, typer.Option("--last", help="The last run alone, as `show` prints it.")] = False,
     language: LanguageOption = None,
 ) -> None:
@@ -153,6 +153,7 @@ def _show(run_id: str | None, *, as_json: bool, language: Language | None) -> No
         else:
             began = f"{entry['started_at']:%Y-%m-%d %H:%M:%S}"
             print_line(f"{run_id}: {_command(entry)} began at {began} UTC and has not finished")
+            print_line("it is at work, or was killed; then running the same command again is safe and carries on")
         return
     if as_json:
         print_json(entry["document"])

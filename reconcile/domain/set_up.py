@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -79,7 +79,8 @@ class PlanNeeded:
 class SetUp:
     """Everything that was found. `needs` are in order of money, the most first; `nobody` is usage without a charge ID.
 
-    `month` is when the current month began: what was used before it is in a billing period that is over.
+    `month` is when the current month began: what was used before it is in a billing period that is over. `older` are
+    the first and last day, in RECONCILE_TIMEZONE, of usage that is older than a first `run` looks.
     """
 
     lago: str
@@ -92,6 +93,7 @@ class SetUp:
     plan: PlanNeeded
     needs: tuple[Need, ...]
     nobody: Usage | None
+    older: tuple[date, date] | None = None
 
     def standing(self, standing: Standing) -> list[Need]:
         return [need for need in self.needs if need.standing is standing]

@@ -244,9 +244,11 @@ class Http:
         return self._judge(call, response)
 
     def _unanswered(self, call: _Call, none: NoAnswer) -> LagoFault:
-        what = self._redacted(
-            f"LAGO_API_BASE: no answer from Lago to {call.method} {self._base}/api/v1{call.path} ({none})"
-        )
+        where = f"{self._base}/api/v1{call.path}"
+        ask = "is it up, and is this its address?"
+        if "WRONG_VERSION_NUMBER" in str(none):
+            ask = "something answers there without TLS: is http:// meant, or another port?"
+        what = self._redacted(f"LAGO_API_BASE: no answer from Lago to {call.method} {where} ({none}); {ask}")
         if none.timed_out and call.large:
             return TooSlow(what)
         if none.sent and not call.repeatable:

@@ -18,6 +18,7 @@ from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.ledger.tables import SCHEMA
 from reconcile.settings.database import LIVENESS
 
+STATE_URL: Final = "RECONCILE_STATE_URL"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 _WRONG_ANSWER = re.compile(
@@ -59,10 +60,11 @@ class Stream:
 
 
 class LedgerDatabase:
-    """Schema `reconcile` at `url` (SQLAlchemy, psycopg); `where` names the database in errors."""
+    """Schema `reconcile` at `url` (SQLAlchemy, psycopg); `where` and the `setting` that says so name it in errors."""
 
-    def __init__(self, url: str, where: str) -> None:
+    def __init__(self, url: str, where: str, setting: str = STATE_URL) -> None:
         self.where = where
+        self.setting = setting
         self._engine = watched_engine(url)
         self._shared: Connection | None = None
         self._turn = threading.Lock()
@@ -94,7 +96,7 @@ class LedgerDatabase:
                     yield self._shared
             except DBAPIError as error:
                 self.close()
-                raise explained(error, self.where) from None
+                raise explained(error, self.where, self.setting) from None
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -139,7 +141,7 @@ class LedgerDatabase:
                 alembic.command.upgrade(config, "head")
             except CommandError:  # it does not know the revision that it found
                 raise PreflightError(
-                    f"RECONCILE_STATE_URL: {self.where} holds the schema of a newer reconcile; install that version"
+                    f"{self.setting}: {self.where} holds the schema of a newer reconcile; install that version"
                 ) from None
         return True
 
@@ -169,14 +171,16 @@ def of_stream(table: Any, stream: Stream) -> list[Any]:
     return [table.c[name] == value for name, value in stream.key().items()]
 
 
-def explained(error: DBAPIError, where: str, setting: str = "RECONCILE_STATE_URL") -> ReconcileError:
+def explained(error: DBAPIError, where: str, setting: str = STATE_URL) -> ReconcileError:
     """What Postgres said, in one line, as a wrong answer or as none. `setting` names it."""
     said = " ".join(str(error.orig).split())
     said = re.sub(r'host name ".*?" to address|name ".*?@', "the host name", said)
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate == "42501":
+        elsewhere = "" if setting == STATE_URL else f", or name another place for schema {SCHEMA} in {STATE_URL}"
         return PreflightError(
             f"{setting}: {where} refuses: {said}; have its owner run `reconcile migrate`, or grant the rights"
+            f"{elsewhere}"
         )
     wrong = isinstance(error, (ProgrammingError,)) or _WRONG_ANSWER.search(said)
     if isinstance(error, OperationalError) and not wrong:

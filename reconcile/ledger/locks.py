@@ -32,11 +32,11 @@ class Locks(LedgerDatabase):
         The lock lives in a transaction that stays open on a connection of its own: it is gone when its holder is, and
         a transaction-pooling PgBouncer cannot hand that connection to anyone else meanwhile.
         """
-        with _transaction(self._engine, self.where, "RECONCILE_STATE_URL") as connection:
+        with _transaction(self._engine, self.where, self.setting) as connection:
             if not _taken(connection, stream, key):
                 raise LockedError(_at_work(stream, _latest(connection, stream)))
             lock = Lock()
-            lock.holds(connection, self.where, "RECONCILE_STATE_URL")
+            lock.holds(connection, self.where, self.setting)
             if rows is None:
                 yield lock
                 return

@@ -131,11 +131,9 @@ def _bounds(document: Document, words: Words) -> str:
 def _period(document: Document, words: Words) -> str:
     days = whole_days(document)
     if days is None:
-        return words.text(
-            "period_instants",
-            first=words.instant(document.window_from),
-            last=words.instant(document.window_to),
-        )
+        # The zone's name stands beside the period: in UTC it says it all.
+        told = words.moment if words.time_zone == "UTC" else words.instant
+        return words.text("period_instants", first=told(document.window_from), last=told(document.window_to))
     first, last = days
     if first == last:
         return words.text("period_day", day=words.day(first))

@@ -12,6 +12,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from reconcile.domain.dates import instant
@@ -77,6 +78,8 @@ def text(found: SetUp) -> Iterator[str]:
     yield "The calls that make what is missing (LAGO_API_KEY from your environment):"
     yield from _calls(found)
     yield "next     reconcile setup --curl > setup.sh; read it; sh setup.sh; reconcile check; reconcile run --dry-run"
+    if found.older is not None:
+        yield f"next     {_backfill(found.older)} --dry-run; then without: a first `run` begins after these days"
 
 
 def _standing(standing: Standing, needs: list[Need]) -> Iterator[str]:
@@ -190,6 +193,8 @@ def _script(found: SetUp) -> Iterator[str]:
             yield f"metric_id=$(printf '%s' \"$answer\" | {_TAKE_METRIC_ID})"
     yield ""
     yield 'echo "done; next: reconcile check" >&2'
+    if found.older is not None:
+        yield f'echo "older than a first run looks: {_backfill(found.older)}" >&2'
 
 
 _POST = """
@@ -265,6 +270,10 @@ def _note(found: SetUp, need: Need) -> str:
 
 def _price_told(found: SetUp) -> str:
     return f", {_AT_COST} USD a unit (LiteLLM's cost)" if found.metric.adds_up_cost else ""
+
+
+def _backfill(days: tuple[date, date]) -> str:
+    return f"reconcile backfill --from {days[0]} --to {days[1]}"
 
 
 def _usd(amount: Any) -> str:

@@ -80,7 +80,8 @@ class _Page:
         if row is None:
             self._line(f"  {words.text('story_deleted')}")
             return
-        self._pair("col_usage_time", f"{instant(row.usage_time)} ({words.instant(row.usage_time)})")
+        local = "" if words.time_zone == "UTC" else f" ({words.instant(row.usage_time)})"
+        self._pair("col_usage_time", f"{instant(row.usage_time)}{local}")
         self._pair("story_began", instant(row.started_at))
         others = [f"{words.charge_by(name)} {visible(told)}" for name, told in row.charge_ids.items() if told]
         charged = visible(row.charge_ids.get(self._explained.charge_by, "")) or words.text("nobody")

@@ -63,10 +63,10 @@ def render(document: Document, console: Console, language: str) -> None:
     if not document.rows["total"].count and not document.events["total"].count:
         return  # a fault came before anything was read
     console.print()
-    console.print(Padding(_classes(document, words), (0, 0, 0, 2)))
+    console.print(Padding(_classes(document, words), (0, 0, 0, 2), expand=False))
     top = _top(document)
     if top:
-        console.print(Padding(_charge_ids(top, words), (0, 0, 0, 2)))
+        console.print(Padding(_charge_ids(top, words), (0, 0, 0, 2), expand=False))
     _next_steps(document, console, words)
 
 
@@ -136,6 +136,6 @@ def _next_steps(document: Document, console: Console, words: Words) -> None:
         for code, count in reasons.items():
             of_reason = words.of_reason(code)
             steps.append(f"{visible(of_reason.label)} ({words.count(count)}): {of_reason.next or wording.next}")
-        console.print(Padding(Text(wording.label, style="yellow"), (0, 0, 0, 4)))
+        console.print(Padding(Text(wording.label, style="yellow"), (0, 0, 0, 4), expand=False))
         for step in steps:
-            console.print(Padding(Text(step), (0, 0, 0, 6)))
+            console.print(Padding(Text(step), (0, 0, 0, 6), expand=False))

@@ -134,7 +134,12 @@ class Words:
         return format_datetime(at.astimezone(self.zone), self._formats["instant"], self.zone, locale=self._locale)
 
     def offset(self, at: datetime) -> str:
-        """The zone's offset then, as in `UTC+01:00`: it tells the two readings of an hour that comes twice."""
+        """The zone's offset then, as in `UTC+01:00`: it tells the two readings of an hour that comes twice.
+
+        In UTC itself no hour does, and its name is enough.
+        """
+        if self.time_zone == "UTC":
+            return "UTC"
         text = at.astimezone(self.zone).strftime("%z")
         return f"UTC{text[:3]}:{text[3:5]}"
 

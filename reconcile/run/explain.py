@@ -56,32 +56,60 @@ _UNEXPLAINED = (Reason.NO_ROW, Reason.LATE_EVENT)
 def explain(settings: Settings, request_id: str, *, stop: threading.Event | None = None) -> Explained:
     """The stories of the rows of a request ID. Reads both sides and the ledger, sends nothing and records nothing.
 
-    Raises `UsageError` where neither LiteLLM nor the ledger knows the ID, `PreflightError` and the faults of a run.
+    The transaction ID of an event that names its request, as ours do, stands for that. Raises `UsageError` where
+    neither LiteLLM nor the ledger knows the ID, `PreflightError` and the faults of a run.
     """
     with connected(settings, stop or threading.Event(), locks=False) as sides:
-        rows, charge_ids, unplaced = sides.spend_logs.of_request(request_id)
-        known = Known.of(sides, request_id)
-        starts = {int(start): place for place, start in enumerate(rows["start_ms"].tolist())}
-        gone = sorted(known.starts - {*starts})
-        if not starts and not gone and not unplaced:
+        found = _explained(settings, sides, request_id, stop)
+        if found is None and (named := _named_by_event(settings, sides, request_id)):
+            found = _explained(settings, sides, named, stop)
+        if found is None:
             raise UsageError(
                 f"REQUEST_ID: {settings.database.display} has no row with the request_id {request_id!r}, and none was "
                 "sent or held; take the ID from the report, or the `id` of LiteLLM's answer"
             )
-        stories = [
-            _Teller(settings, sides, rows.iloc[[place]].reset_index(drop=True), charge_ids[place], stop).story(known)
-            for _, place in sorted(starts.items())
-        ]
-        return Explained(
-            request_id=request_id,
-            lago=settings.lago_api_base,
-            event_code=settings.event_code,
-            charge_by=settings.charge_by,
-            time_zone=settings.time_zone.key,
-            stories=(*stories, *(deleted(sides, request_id, start_ms, known) for start_ms in gone)),
-            unplaced=unplaced,
-            lago_requests=sides.lago.requests,
+        return found
+
+
+def _explained(settings: Settings, sides: Sides, request_id: str, stop: threading.Event | None) -> Explained | None:
+    """None where neither LiteLLM nor the ledger knows the ID."""
+    rows, charge_ids, unplaced = sides.spend_logs.of_request(request_id)
+    known = Known.of(sides, request_id)
+    starts = {int(start): place for place, start in enumerate(rows["start_ms"].tolist())}
+    gone = sorted(known.starts - {*starts})
+    if not starts and not gone and not unplaced:
+        return None
+    stories = [
+        _Teller(settings, sides, rows.iloc[[place]].reset_index(drop=True), charge_ids[place], stop).story(known)
+        for _, place in sorted(starts.items())
+    ]
+    return Explained(
+        request_id=request_id,
+        lago=settings.lago_api_base,
+        event_code=settings.event_code,
+        charge_by=settings.charge_by,
+        time_zone=settings.time_zone.key,
+        stories=(*stories, *(deleted(sides, request_id, start_ms, known) for start_ms in gone)),
+        unplaced=unplaced,
+        lago_requests=sides.lago.requests,
+    )
+
+
+def _named_by_event(settings: Settings, sides: Sides, transaction_id: str) -> str:
+    """The request ID that Lago's event of this transaction ID carries; '' where there is no such event.
+
+    Raises `UsageError` where the event names no request: nothing but its content leads to a row.
+    """
+    event = sides.lago.find_event(transaction_id)
+    if event is None:
+        return ""
+    named = (event.get("properties") or {}).get(settings.properties.get("request_id", ""))
+    if not named:
+        raise UsageError(
+            f"REQUEST_ID: {transaction_id!r} is an event in Lago that names no request, such as LiteLLM's callback "
+            "sends; take the request ID that stands beside it in the report, where it has one"
         )
+    return str(named)
 
 
 @dataclass

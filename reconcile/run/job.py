@@ -34,7 +34,7 @@ from reconcile.run.judge import judged
 from reconcile.run.keep import deleted_rows, keep, keep_held, keep_widest, new_books
 from reconcile.run.look_up import directory_of, doubt_fault, free_rows, look_up, policy_of
 from reconcile.run.order import Order, Progress, Result, Silent, Timing
-from reconcile.run.plan import begun_where_the_last_run_ended, make_plan
+from reconcile.run.plan import begun_where_the_last_run_ended, left_before, make_plan
 from reconcile.run.preflight import connected, open_ledger
 from reconcile.run.read import Reader
 from reconcile.run.shared import Run, begin
@@ -158,6 +158,11 @@ def run(
                 announce(f"window {order.window} UTC")
                 if order.extended_from is not None:
                     announce(f"begins where the last run ended, before {instant(order.extended_from)}")
+                if (before := left_before(settings, sides, order)) is not None:
+                    announce(
+                        f"nothing has billed this stream before: usage older than {instant(before)} is left alone; "
+                        "`reconcile backfill --from D --to D` bills it"
+                    )
             return _recorded(begin(settings, order, sides, run_id, timing, stop, progress, lock))
     except ReconcileError as error:
         if error.exit_code not in (3, EXIT_INTERRUPTED):

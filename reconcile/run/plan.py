@@ -134,6 +134,17 @@ def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Orde
     return replace(order, window=Window(start, order.window.end), extended_from=order.window.start)
 
 
+def left_before(settings: Settings, sides: Sides, order: Order) -> datetime | None:
+    """The time before which usage may be unbilled and no nightly run looks, where nothing billed the stream before.
+
+    None where something did, and where RECONCILE_START says that older usage is not to be billed.
+    """
+    begins = order.window.start
+    if order.command != "run" or (settings.start is not None and settings.start >= begins):
+        return None
+    return None if sides.ledger.asked_windows(sides.stream) else begins
+
+
 def make_plan(run: Run, order: Order, held: Sequence[HeldRow], free: Sequence[HeldRow]) -> Plan:
     """Looks at counts alone, but for the hours that grew, whose rows are read.
 

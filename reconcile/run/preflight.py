@@ -70,7 +70,8 @@ def open_spend_logs(settings: Settings) -> SpendLogs:
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    return Ledger(settings.state.sqlalchemy, settings.state.display)
+    named = "RECONCILE_STATE_URL" if settings.state_url else "DATABASE_URL"
+    return Ledger(settings.state.sqlalchemy, settings.state.display, named)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from reconcile.domain.instants import milliseconds, moment
 from reconcile.domain.money import add
 from reconcile.domain.set_up import MetricNeeded, Need, PlanNeeded, SetUp, Standing, Usage
 from reconcile.domain.vocabulary import Reason
-from reconcile.domain.window import Window
+from reconcile.domain.window import Window, lookback_window
 from reconcile.errors import PreflightError, UsageError
 from reconcile.lago import Lago, Metric, Plan, Subscription
 from reconcile.lago.directory import Directory
@@ -73,7 +73,18 @@ def set_up(
         plan=plan,
         needs=tuple(needs),
         nobody=nobody,
+        older=_older(settings, until, billable),
     )
+
+
+def _older(settings: Settings, until: datetime, used: Sequence[Usage]) -> tuple[date, date] | None:
+    """The first and last day of usage that a first `run` would begin too late for."""
+    begins = lookback_window(until, settings.lag, settings.lookback).start
+    first = min((one.first for one in used), default=until)
+    if first >= begins:
+        return None
+    last = begins - timedelta.resolution
+    return first.astimezone(settings.time_zone).date(), last.astimezone(settings.time_zone).date()
 
 
 def _usage(rows: Iterable[Mapping[str, Any]]) -> dict[str, Usage]:

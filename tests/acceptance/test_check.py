@@ -208,7 +208,15 @@ def test_a_missing_setting(world: World, command: tuple[str, ...], name: str) ->
         (("runs", "--last"), "--last: there is no run yet"),
         (("backfill", "--from", "2025-11-21", "--to", "2025-11-20"), "the range is empty"),
         (("backfill", "--from", "2025-11-31", "--to", "2025-12-01"), "there is no such date"),
-        (("backfill", *DAYS, "--charge-by", "nobody"), "--charge-by"),
+        (
+            ("backfill", *DAYS, "--charge-by", "nobody"),
+            "reconcile: --charge-by: 'nobody' is none of end_user_id, user_id, team_id, organization_id; for example",
+        ),
+        (
+            ("report", *DAYS, "--output", "reports", "--format", "pdf"),
+            "reconcile: --format: 'pdf' is none of html, xlsx",
+        ),
+        (("report", *DAYS, "--lang", "de"), "reconcile: --lang: 'de' is none of en, zh-CN"),
         (("backfill", *DAYS, "--format", "xlsx"), "--output"),
         (("backfill", *DAYS, "--no-such-option"), "--no-such-option"),
         (("no-such-command",), "no-such-command"),
