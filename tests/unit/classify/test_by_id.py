@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reconcile.classify import Rules, without_copies
+from reconcile.classify import Classification, Rules, without_copies
 
 from .worlds import (
     BASE,
@@ -16,6 +16,7 @@ from .worlds import (
     NO_TOKENS,
     NULL_COST,
     REACH,
+    RULES,
     Record,
     classes,
     classes_of,
@@ -24,6 +25,7 @@ from .worlds import (
     one,
     own,
     row,
+    rows_frame,
     settle,
     settle_in_slices,
     told_events,
@@ -150,6 +152,30 @@ class TestById:
         r = row()
         late = own(r, time_ms=BASE + REACH.after + 1)
         assert one([r], [late]) == (["missing: not_sent"], ["orphan: no_row"])
+
+
+class TestDelivered:
+    """Events that the ledger says an earlier run delivered: each is of its own row, which LiteLLM may have deleted."""
+
+    def told(self, rows: list[Record], events: list[Record], *delivered: str) -> tuple[list[str], list[str]]:
+        of_rows, of_events = classes(
+            Classification(RULES).settle(rows_frame(rows), events_frame(events), None, delivered)
+        )
+        return [of_rows[r["request_id"]] for r in rows], [of_events[e["transaction_id"]] for e in events]
+
+    def test_one_of_equal_content_does_not_stand_for_a_row_that_was_lost(self) -> None:
+        event = own(row("deleted"))
+        assert self.told([row()], [event]) == (["matched_live"], ["matched_live"])
+        assert self.told([row()], [event], event["transaction_id"]) == (["missing: not_sent"], ["orphan: no_row"])
+
+    def test_it_is_still_its_own_rows(self) -> None:
+        event = own(row())
+        assert self.told([row()], [event], event["transaction_id"]) == (["matched"], ["matched"])
+
+    def test_what_another_run_delivered_says_nothing_about_other_events(self) -> None:
+        delivered = own(row("deleted", at=1))
+        rows, events = self.told([row()], [own(row("elsewhere")), delivered], delivered["transaction_id"])
+        assert (rows, events) == (["matched_live"], ["matched_live", "orphan: no_row"])
 
 
 class TestOnClickHouse:
