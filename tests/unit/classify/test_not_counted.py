@@ -81,6 +81,23 @@ class TestNotCounted:
     def test_a_pair(self, rules: Rules, of_row: Record, of_event: Record, label: str) -> None:
         assert self.both(of_row, of_event, rules) == label
 
+    @pytest.mark.parametrize("rules", [COST, TOTAL])
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"response_cost": 0.0, "total_tokens": 0.0}, "cost"),
+            ({"response_cost": 0.0, "model": "other"}, "cost"),
+            ({"total_tokens": 0.0, "model": "other"}, "tokens"),
+        ],
+    )
+    def test_where_more_than_the_number_differs_it_is_a_mismatch(
+        self, rules: Rules, changes: Record, reason: str
+    ) -> None:
+        """That it adds nothing would hide the other difference."""
+        r = row()
+        label = f"mismatched: {reason}"
+        assert one([r], [own(r, added=0.0, **changes)], rules) == ([label], [label])
+
     def test_an_own_number_of_one(self) -> None:
         rules = Rules(CODE, REACH, aggregation="sum_agg", own_number="one")
         assert self.both({"spend": 0.0}, {"response_cost": 0.0, "added": 0.0}, rules) == self.LABEL

@@ -69,6 +69,12 @@ class TestSameCall:
     def test_where_the_other_has_its_event_none_is(self, missing: Record, other: Record) -> None:
         assert held([missing], [other]) == [True]
 
+    @pytest.mark.parametrize(("left", "right"), [((0, 10), (0, 20)), ((0, 20), (0, 10)), ((0, 20), (2, 20))])
+    def test_rows_that_begin_or_end_together_lie_within_each_other(
+        self, left: tuple[int, int], right: tuple[int, int]
+    ) -> None:
+        assert held([written("a", *left), written("b", *right)]) == [False, True]
+
     def test_of_three_the_first_is_sent(self) -> None:
         assert held([OUTER, INNER, written("x", 3, 17)]) == [False, True, True]
 
