@@ -138,6 +138,12 @@ class TestNotCounted:
         r = row()
         assert one([r], [own(r), live()], self.COST)[1] == ["matched", "duplicate: same_content"]
 
+    @pytest.mark.parametrize("rules", [UNIQUE, UNKNOWN, Rules(CODE, REACH, aggregation="max_agg", own_number="spend")])
+    def test_where_the_metric_adds_nothing_up_a_counted_event_of_zero_is_a_duplicate(self, rules: Rules) -> None:
+        """It counts as much as any: the customer is credited for it."""
+        r = row()
+        assert one([r], [own(r), live(added=0.0)], rules)[1] == ["matched", "duplicate: same_content"]
+
     def test_nothing_beside_nothing_is_a_duplicate(self) -> None:
         r = row(spend=0.0)
         events = [own(r, added=0.0), live(response_cost=0.0, added=0.0)]
