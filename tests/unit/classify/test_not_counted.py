@@ -59,6 +59,7 @@ class TestNotCounted:
             (COST, {}, {"response_cost": NAN, "malformed": True, **NOT_COUNTED}, LABEL),
             (COST, {}, {"response_cost": 0.3, "added": 0.3}, "mismatched: cost"),
             (COST, {}, {"response_cost": 0.3, **NOT_COUNTED}, LABEL),
+            (COST, {"spend": 0.0}, {"response_cost": 0.3, "added": 0.0}, "mismatched: cost"),  # nothing was due
             (COST, {}, {"total_tokens": 0.0}, "mismatched: tokens"),
             (COST, {}, {"total_tokens": 0.0, "added": 0.0}, "mismatched: tokens"),
             (TOTAL, {}, NO_TOKENS | NOT_COUNTED, LABEL),
