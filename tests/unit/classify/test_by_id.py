@@ -143,12 +143,6 @@ class TestById:
         label = "misdirected: other_charge_id"
         assert one([r], [before]) == ([label], [label])
 
-    def test_what_the_ledger_names_is_found_although_the_event_tells_nothing_of_its_row(self) -> None:
-        before = own(row(), "old", request_id="", time_ms=BASE - 500, subscription_id="x", charge_id="y")
-        r = row(earlier_id=before["transaction_id"])
-        label = "misdirected: other_charge_id"
-        assert one([r], [before]) == ([label], [label])
-
     def test_the_ledgers_word_counts_where_lago_shows_nothing(self) -> None:
         r = row(earlier_id="llm_" + "0" * 32, earlier_sure=True)
         assert one([r], []) == (["misdirected: other_charge_id"], [])
