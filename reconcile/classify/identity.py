@@ -110,7 +110,7 @@ def pair_by_other_charge_id(rows: Table, places: Ints, events: Table, own: Ints,
     row, event = places[row[first]], own[event[first]]
     delta = _delay(rows, row, events, event)
     subscription = words.ids.rank()[events["subscription"][event]]
-    by_id = np.argsort(np.argsort(np.asarray(events["transaction_id"].take(event), object)))
+    by_id, _ = pd.factorize(np.asarray(events["transaction_id"].take(event), object), sort=True)
     in_order = np.lexsort((subscription, by_id, delta, row))
     in_order = in_order[delta[in_order] <= 0]
     row, event = row[in_order], event[in_order]

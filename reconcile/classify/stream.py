@@ -7,7 +7,6 @@ back what is settled; the last call, without a horizon, settles everything.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -118,10 +117,6 @@ class Classification:
         """How far both sides are settled: no row or event with an earlier time waits, or is still to come."""
         times = (self._rows["usage_ms"], self._events["time_ms"])
         return min([self._horizon_ms, *(int(waiting.min()) for waiting in times if len(waiting))])
-
-    def preview(self, rows: pd.DataFrame, events: pd.DataFrame) -> Settled:
-        """What would be settled if nothing more came. Changes nothing."""
-        return copy.copy(self).settle(rows, events, None)
 
     def settle(
         self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None, delivered: Collection[str] = ()

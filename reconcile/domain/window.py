@@ -1,4 +1,4 @@
-"""Windows and slices. Pure: `now` comes in as a value, and nothing here reads a clock.
+"""Windows. Pure: `now` comes in as a value, and nothing here reads a clock.
 
 Every instant is UTC with millisecond precision, like LiteLLM's `timestamp(3)` columns and Lago's timestamps.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from itertools import pairwise
 from typing import Literal
 
 from reconcile.domain import dates
@@ -18,7 +17,6 @@ from reconcile.errors import UsageError
 RelativeName = Literal["yesterday", "last-week", "last-month", "this-month"]
 
 _MONTH = re.compile(r"([0-9]{4})-([0-9]{2})")
-_HOUR = timedelta(hours=1)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -91,7 +89,7 @@ def cut(window: Window, now: datetime, lag: timedelta) -> tuple[Window, datetime
     Rows younger than the lag may still be on their way, and so may their events. Raises UsageError where nothing of the
     window is older. `now` is aware.
     """
-    end = _floor(now - lag, _MILLISECOND)
+    end = _whole_millisecond(now - lag)
     if window.end <= end:
         return window, None
     if window.start >= end:
@@ -104,7 +102,7 @@ def cut(window: Window, now: datetime, lag: timedelta) -> tuple[Window, datetime
 
 def lookback_window(now: datetime, lag: timedelta, lookback: timedelta) -> Window:
     """`[now - lag - lookback, now - lag)`, down to the whole millisecond. `now` is aware."""
-    end = _floor(now - lag, _MILLISECOND)
+    end = _whole_millisecond(now - lag)
     return Window(end - lookback, end)
 
 
@@ -129,24 +127,5 @@ def relative_window(name: RelativeName, now: datetime, zone: tzinfo) -> Window:
     return Window(start, end)
 
 
-def slices(window: Window, length: timedelta) -> list[Window]:
-    """Cut the window from its start into windows of `length`; the last one may be shorter."""
-    assert length > timedelta(), f"a slice of {length} has no length"
-    count = -(-window.length // length)
-    edges = [window.start + i * length for i in range(count)] + [window.end]
-    return [Window(start, end) for start, end in pairwise(edges)]
-
-
-def widen(window: Window, before: timedelta, after: timedelta) -> Window:
-    """The window with a halo: `before` earlier at its start, `after` later at its end."""
-    return Window(window.start - before, window.end + after)
-
-
-def hours(window: Window) -> list[datetime]:
-    """The hours of UTC that the window touches, each by its first instant."""
-    first = _floor(window.start, _HOUR)
-    return [first + i * _HOUR for i in range(-(-(window.end - first) // _HOUR))]
-
-
-def _floor(moment: datetime, unit: timedelta) -> datetime:
-    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % unit
+def _whole_millisecond(moment: datetime) -> datetime:
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % _MILLISECOND

@@ -15,7 +15,8 @@ import pytest
 
 from reconcile.domain import frames
 from reconcile.domain.frames import empty
-from reconcile.domain.window import Window, slices
+from reconcile.domain.intervals import on_grid
+from reconcile.domain.window import Window
 from reconcile.errors import DatabaseFault, PreflightError, ReconcileError
 from reconcile.litellm.feed import RowFeed
 from reconcile.litellm.spend_logs import SpendLogs, Unplaced
@@ -288,7 +289,7 @@ def test_each_row_is_in_the_slice_of_its_usage_time_once(database_url: str, minu
     insert_rows(database_url, LONG)
     expected = {str(one["request_id"]): one["endTime"] for one in LONG if one["request_id"] not in OUTSIDE}
     found: dict[str, Window] = {}
-    parts = [*slices(WINDOW, timedelta(minutes=minutes))]
+    parts = on_grid(WINDOW, timedelta(minutes=minutes))
     with opened(database_url) as spend_logs, RowFeed(spend_logs, WINDOW, timedelta(hours=24)) as feed:
         for part, following in zip(parts, [*parts[1:], parts[-1]], strict=True):
             rows = feed.up_to(part.end)

@@ -187,6 +187,8 @@ def test_many_ids_at_once_are_the_same(parts: list[tuple[str, str, int]]) -> Non
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         transaction_ids("llm_usage", ["a", "b"], ["r"], [1, 2])
+    with pytest.raises(ValueError, match="zip"):
+        bare_models(["openai/a", "openai/b"], ["openai"])
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,10 @@ from reconcile.domain.window import (
     RelativeName,
     Window,
     cut,
-    hours,
     lookback_window,
     month_window,
     parse_range,
     relative_window,
-    slices,
-    widen,
 )
 from reconcile.errors import UsageError
 
@@ -313,45 +310,6 @@ def test_relative_windows_are_whole_days_of_the_zone(name: RelativeName, now: st
 def test_this_month_is_refused_on_its_first_day() -> None:
     with pytest.raises(UsageError, match="this-month holds no day on 2026-11-01 in Europe/Berlin"):
         relative_window("this-month", utc("2026-10-31T23:00"), ZoneInfo("Europe/Berlin"))
-
-
-@unhurried
-@given(windows, st.timedeltas(timedelta(hours=1), timedelta(days=400)))
-def test_slices_partition_the_window(whole: Window, length: timedelta) -> None:
-    length = length // MILLISECOND * MILLISECOND
-    parts = slices(whole, length)
-    assert (parts[0].start, parts[-1].end) == (whole.start, whole.end)
-    assert all(earlier.end == later.start for earlier, later in pairwise(parts))
-    assert all(part.length == length for part in parts[:-1])
-    assert parts[-1].length <= length
-
-
-def test_slices_of_a_day() -> None:
-    day = window("2026-11-20T00:00", "2026-11-20T02:30")
-    assert slices(day, timedelta(hours=1)) == [
-        window("2026-11-20T00:00", "2026-11-20T01:00"),
-        window("2026-11-20T01:00", "2026-11-20T02:00"),
-        window("2026-11-20T02:00", "2026-11-20T02:30"),
-    ]
-    assert slices(day, timedelta(days=7)) == [day]
-    with pytest.raises(AssertionError):
-        slices(day, timedelta())
-
-
-def test_a_halo_widens_both_ends() -> None:
-    widened = widen(window("2026-11-20T01:00", "2026-11-20T02:00"), timedelta(hours=24), timedelta(seconds=30))
-    assert widened == window("2026-11-19T01:00", "2026-11-20T02:00:30")
-
-
-@unhurried
-@given(windows)
-@example(window("2026-11-20T01:00", "2026-11-20T02:00"))
-def test_hours_are_those_that_the_window_touches(whole: Window) -> None:
-    touched = hours(whole)
-    assert touched[0] <= whole.start < touched[0] + timedelta(hours=1)
-    assert touched[-1] < whole.end <= touched[-1] + timedelta(hours=1)
-    assert all(later - earlier == timedelta(hours=1) for earlier, later in pairwise(touched))
-    assert all(hour.minute == hour.second == hour.microsecond == 0 for hour in touched)
 
 
 LAG = timedelta(hours=2)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from reconcile.classify import Rules, without_copies
+from reconcile.classify import Classification, Rules, without_copies
 
 from .worlds import (
     BASE,
@@ -16,6 +16,7 @@ from .worlds import (
     NO_TOKENS,
     NULL_COST,
     REACH,
+    RULES,
     Record,
     classes,
     classes_of,
@@ -24,6 +25,7 @@ from .worlds import (
     one,
     own,
     row,
+    rows_frame,
     settle,
     settle_in_slices,
     told_events,
@@ -100,6 +102,36 @@ class TestById:
         label = "misdirected: other_charge_id"
         assert one([r], [own(r, "old")]) == ([label], [label])
 
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"time_ms": BASE - 500}, "other_charge_id"),  # the row was mended since
+            ({"request_id": ""}, "other_charge_id"),
+            ({"request_id": "", "time_ms": BASE - 1}, "other_charge_id"),  # as some stores list it
+            ({"request_id": "", "time_ms": BASE - 2}, "other_subscription"),  # by its content alone
+            ({"time_ms": BASE + 1}, "other_subscription"),  # it was made for no such row
+        ],
+    )
+    def test_an_event_for_another_charge_id_leads_to_its_row_by_request_or_time(
+        self, changes: Record, reason: str
+    ) -> None:
+        r = row()
+        label = f"misdirected: {reason}"
+        assert one([r, row("r2", at=300, spend=9.0)], [own(r, "old", **changes)])[0] == [label, "missing: not_sent"]
+
+    @pytest.mark.parametrize("names", [("old", "older"), ("older", "old")])
+    def test_of_two_for_other_charge_ids_the_earliest_is_the_rows(self, names: tuple[str, str]) -> None:
+        r = row()
+        events = [own(r, names[0]), own(r, names[1], time_ms=BASE - 500)]
+        assert one([r], events)[1] == ["duplicate: same_content", "misdirected: other_charge_id"]
+
+    @pytest.mark.parametrize("subscriptions", ["bc", "cb"])
+    def test_of_one_such_id_on_two_subscriptions_the_name_decides(self, subscriptions: str) -> None:
+        r = row()
+        settled = settle([r], [own(r, "old", subscription_id=name) for name in subscriptions])
+        told = {e["subscription_id"]: e["class"] for e in told_events(settled).values()}
+        assert told == {"b": "misdirected", "c": "duplicate"}
+
     def test_earlier_for_another_customer_as_the_event_tells(self) -> None:
         r = row(charge_id="customer", subscription_id="sub")
         label = "misdirected: other_charge_id"
@@ -146,10 +178,67 @@ class TestById:
         r = row()
         assert one([r | {"start_ms": r["start_ms"] + 1}], [own(r)])[0] == ["matched_live"]
 
+    def test_an_own_event_at_the_end_of_the_reach_is_its_rows(self) -> None:
+        r = row()
+        label = "mismatched: timestamp"
+        assert one([r], [own(r, time_ms=BASE + REACH.after)]) == ([label], [label])
+
+    @pytest.mark.parametrize("also", [False, True])
+    @pytest.mark.parametrize(
+        ("told", "delay", "label"),
+        [
+            ("", 3, "mismatched: timestamp"),
+            ("", 0, "matched"),
+            ("what an earlier setting sent", 0, "matched"),
+            ("what an earlier setting sent", -1, "matched"),
+        ],
+    )
+    def test_its_row_is_found_among_many_where_it_does_not_tell_its_request(
+        self, told: str, delay: int, label: str, also: bool
+    ) -> None:
+        rows = [row(f"r{i}", at=100 * i, spend=0.25 + i) for i in range(6)]
+        events = [own(rows[2], request_id=told, time_ms=rows[2]["usage_ms"] + delay)]
+        events += [own(rows[0])] if also else []
+        of_rows = one(rows, events)[0]
+        assert of_rows[2] == label
+        assert of_rows[0] == ("matched" if also else "missing: not_sent")
+
+    @pytest.mark.parametrize("subscriptions", ["bc", "cb"])
+    def test_of_one_id_on_two_other_subscriptions_the_name_decides(self, subscriptions: str) -> None:
+        """Not the order in which Lago lists them."""
+        r = row()
+        settled = settle([r], [own(r, subscription_id=name) for name in subscriptions])
+        told = {e["subscription_id"]: (e["class"], e["reason"]) for e in told_events(settled).values()}
+        assert told == {"b": ("misdirected", "other_subscription"), "c": ("duplicate", "same_id")}
+
     def test_an_own_event_far_too_late_is_nobodys(self) -> None:
         r = row()
         late = own(r, time_ms=BASE + REACH.after + 1)
         assert one([r], [late]) == (["missing: not_sent"], ["orphan: no_row"])
+
+
+class TestDelivered:
+    """Events that the ledger says an earlier run delivered: each is of its own row, which LiteLLM may have deleted."""
+
+    def told(self, rows: list[Record], events: list[Record], *delivered: str) -> tuple[list[str], list[str]]:
+        of_rows, of_events = classes(
+            Classification(RULES).settle(rows_frame(rows), events_frame(events), None, delivered)
+        )
+        return [of_rows[r["request_id"]] for r in rows], [of_events[e["transaction_id"]] for e in events]
+
+    def test_one_of_equal_content_does_not_stand_for_a_row_that_was_lost(self) -> None:
+        event = own(row("deleted"))
+        assert self.told([row()], [event]) == (["matched_live"], ["matched_live"])
+        assert self.told([row()], [event], event["transaction_id"]) == (["missing: not_sent"], ["orphan: no_row"])
+
+    def test_it_is_still_its_own_rows(self) -> None:
+        event = own(row())
+        assert self.told([row()], [event], event["transaction_id"]) == (["matched"], ["matched"])
+
+    def test_what_another_run_delivered_says_nothing_about_other_events(self) -> None:
+        delivered = own(row("deleted", at=1))
+        rows, events = self.told([row()], [own(row("elsewhere")), delivered], delivered["transaction_id"])
+        assert (rows, events) == (["matched_live"], ["matched_live", "orphan: no_row"])
 
 
 class TestOnClickHouse:
@@ -169,6 +258,13 @@ class TestOnClickHouse:
         settled = settle([r], [own(r, time_ms=BASE - 1), own(r, time_ms=BASE + 9)], CLICKHOUSE)
         told = {e["time_ms"] - BASE: (e["class"], e["reason"]) for e in told_events(settled).values()}
         assert told == {-1: ("matched", ""), 9: ("duplicate", "same_id")}
+
+    def test_where_none_was_sent_at_the_rows_time_the_earliest_is_its_event(self) -> None:
+        """That choice stays the same when later ones are still to come."""
+        r = row()
+        settled = settle([r], [own(r, time_ms=BASE + 1), own(r, time_ms=BASE - 40)], CLICKHOUSE)
+        told = {e["time_ms"] - BASE: (e["class"], e["reason"]) for e in told_events(settled).values()}
+        assert told == {-40: ("mismatched", "timestamp"), 1: ("duplicate", "same_id")}
 
     @pytest.mark.parametrize("made", [live, lambda: own(row())])
     def test_every_further_copy_is_a_duplicate_of_its_row(self, made: Callable[[], Record]) -> None:

@@ -56,9 +56,28 @@ class TestDuplicates:
         r = row()
         assert one([r], [own(r), live(at=6)])[1][1] == "orphan: no_row"
 
-    def test_with_another_cost_it_is_an_orphan(self) -> None:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"response_cost": 0.3},
+            {"prompt_tokens": 11.0},
+            {"completion_tokens": 5.0},
+            {"total_tokens": 15.0},
+            {"model": "other"},
+            {"subscription_id": "b"},
+        ],
+    )
+    def test_with_another_value_it_is_an_orphan(self, changes: Record) -> None:
         r = row()
-        assert one([r], [own(r), live(response_cost=0.3)])[1][1] == "orphan: no_row"
+        assert one([r], [own(r), live(**changes)])[1][1] == "orphan: no_row"
+
+    def test_an_event_that_is_taken_for_a_row_names_that_row_and_not_an_excluded_one_that_it_equals(self) -> None:
+        settled = settle([row("r1", spend=0.3), row("r2", status="failure")], [live()])
+        assert classes(settled) == (
+            {"r1": "mismatched: cost", "r2": "excluded: failure_with_spend"},
+            {"e1": "mismatched: cost"},
+        )
+        assert told_events(settled)[f"e1 a {BASE}"]["row_request_id"] == "r1"
 
     def test_it_names_the_nearest_row(self) -> None:
         rows = [row("r1", at=0), row("r2", at=4)]

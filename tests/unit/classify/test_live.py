@@ -233,6 +233,23 @@ class TestLive:
         told = told_rows(settle(rows, events))
         assert {name: r["event_id"] for name, r in told.items()} == {"r1": "part", "r2": "bare"}
 
+    @pytest.mark.parametrize("most", [2**31 - 1, 2**52])
+    def test_counts_of_any_size_are_told_apart(self, most: int) -> None:
+        """Their combinations are more than a 64-bit code holds; whoever posts an event chooses its counts."""
+        huge: Record = dict.fromkeys(NO_TOKENS, most)
+        assert one([row(**huge)], [live(**huge)]) == (["matched_live"], ["matched_live"])
+        assert one([row(**huge)], [live(**huge | {"total_tokens": most - 1.0})])[0] == ["mismatched: tokens"]
+        assert one([row()], [live(), live("e2", **huge)]) == (["matched_live"], ["matched_live", "orphan: no_row"])
+
+    def test_counts_below_zero_are_compared_as_they_are(self) -> None:
+        assert one([row(prompt_tokens=-1)], [live(prompt_tokens=-1.0)])[0] == ["matched_live"]
+        assert one([row(prompt_tokens=-1)], [live(prompt_tokens=-2.0)])[0] == ["mismatched: tokens"]
+        assert one([row(prompt_tokens=-1)], [live(prompt_tokens=NAN, malformed=True)])[0] == ["mismatched: tokens"]
+
+    @pytest.mark.parametrize("count", [10.5, 2.0**53, float("inf")])
+    def test_a_count_that_is_no_whole_number_equals_none(self, count: float) -> None:
+        assert one([row()], [live(prompt_tokens=count)])[0] == ["mismatched: tokens"]
+
     def test_the_row_whose_event_is_lost_is_the_one_left_over(self) -> None:
         rows = [row(f"r{i}", at=4 * i) for i in range(5)]
         events = [live(f"e{i}", at=4 * i) for i in range(5) if i != 2]

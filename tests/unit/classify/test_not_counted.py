@@ -59,6 +59,7 @@ class TestNotCounted:
             (COST, {}, {"response_cost": NAN, "malformed": True, **NOT_COUNTED}, LABEL),
             (COST, {}, {"response_cost": 0.3, "added": 0.3}, "mismatched: cost"),
             (COST, {}, {"response_cost": 0.3, **NOT_COUNTED}, LABEL),
+            (COST, {"spend": 0.0}, {"response_cost": 0.3, "added": 0.0}, "mismatched: cost"),  # nothing was due
             (COST, {}, {"total_tokens": 0.0}, "mismatched: tokens"),
             (COST, {}, {"total_tokens": 0.0, "added": 0.0}, "mismatched: tokens"),
             (TOTAL, {}, NO_TOKENS | NOT_COUNTED, LABEL),
@@ -80,6 +81,23 @@ class TestNotCounted:
     )
     def test_a_pair(self, rules: Rules, of_row: Record, of_event: Record, label: str) -> None:
         assert self.both(of_row, of_event, rules) == label
+
+    @pytest.mark.parametrize("rules", [COST, TOTAL])
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"response_cost": 0.0, "total_tokens": 0.0}, "cost"),
+            ({"response_cost": 0.0, "model": "other"}, "cost"),
+            ({"total_tokens": 0.0, "model": "other"}, "tokens"),
+        ],
+    )
+    def test_where_more_than_the_number_differs_it_is_a_mismatch(
+        self, rules: Rules, changes: Record, reason: str
+    ) -> None:
+        """That it adds nothing would hide the other difference."""
+        r = row()
+        label = f"mismatched: {reason}"
+        assert one([r], [own(r, added=0.0, **changes)], rules) == ([label], [label])
 
     def test_an_own_number_of_one(self) -> None:
         rules = Rules(CODE, REACH, aggregation="sum_agg", own_number="one")
@@ -120,6 +138,12 @@ class TestNotCounted:
     def test_one_that_counts_beside_the_rows_own_event_is_a_duplicate(self) -> None:
         r = row()
         assert one([r], [own(r), live()], self.COST)[1] == ["matched", "duplicate: same_content"]
+
+    @pytest.mark.parametrize("rules", [UNIQUE, UNKNOWN, Rules(CODE, REACH, aggregation="max_agg", own_number="spend")])
+    def test_where_the_metric_adds_nothing_up_a_counted_event_of_zero_is_a_duplicate(self, rules: Rules) -> None:
+        """It counts as much as any: the customer is credited for it."""
+        r = row()
+        assert one([r], [own(r), live(added=0.0)], rules)[1] == ["matched", "duplicate: same_content"]
 
     def test_nothing_beside_nothing_is_a_duplicate(self) -> None:
         r = row(spend=0.0)

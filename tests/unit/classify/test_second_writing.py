@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcile.classify.second_writing import repeat, same_call
+from reconcile.classify.second_writing import overlapping, repeat, same_call
 
-from .worlds import BASE, modest
+from .worlds import BASE, modest, rows_frame
+from .worlds import row as any_row
 
 Record = dict[str, Any]
 
@@ -67,6 +68,12 @@ class TestSameCall:
     @pytest.mark.parametrize(("missing", "other"), [(OUTER, INNER), (INNER, OUTER)])
     def test_where_the_other_has_its_event_none_is(self, missing: Record, other: Record) -> None:
         assert held([missing], [other]) == [True]
+
+    @pytest.mark.parametrize(("left", "right"), [((0, 10), (0, 20)), ((0, 20), (0, 10)), ((0, 20), (2, 20))])
+    def test_rows_that_begin_or_end_together_lie_within_each_other(
+        self, left: tuple[int, int], right: tuple[int, int]
+    ) -> None:
+        assert held([written("a", *left), written("b", *right)]) == [False, True]
 
     def test_of_three_the_first_is_sent(self) -> None:
         assert held([OUTER, INNER, written("x", 3, 17)]) == [False, True, True]
@@ -188,6 +195,74 @@ class TestRepeat:
 
     def test_nothing(self) -> None:
         assert repeated([]) == []
+
+
+def call(request_id: str, start: int, end: int, **changes: Any) -> Record:
+    """A row of the spend log that lasted from `start` to `end`."""
+    return any_row(request_id, end, start_ms=BASE + start, **changes)
+
+
+def beside(*rows: Record) -> list[str]:
+    """The rows that could be two writings of one call."""
+    found = overlapping(rows_frame(rows))
+    assert set(found) <= {(r["request_id"], r["start_ms"]) for r in rows}
+    return sorted(name for name, _ in found)
+
+
+class TestOverlapping:
+    """Only such rows are read a second time, with their call IDs; a row that is left out here is sent as it is."""
+
+    def test_rows_of_equal_content_that_overlap(self) -> None:
+        assert beside(call("a", 0, 20), call("b", 2, 18), call("later", 21, 30)) == ["a", "b"]
+
+    def test_one_that_begins_as_the_other_ends(self) -> None:
+        assert beside(call("a", 0, 20), call("b", 20, 30)) == ["a", "b"]
+        assert beside(call("a", 0, 20), call("b", 21, 30)) == []
+
+    def test_a_long_call_covers_those_that_begin_after_a_short_one_has_ended(self) -> None:
+        assert beside(call("long", 0, 100), call("short", 1, 5), call("late", 90, 120)) == ["late", "long", "short"]
+
+    def test_a_row_that_ends_before_it_starts_lies_at_its_start(self) -> None:
+        assert beside(call("a", 0, 20), call("b", 10, -500)) == ["a", "b"]
+        assert beside(call("a", 0, 20), call("b", 30, 10)) == []
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"charge_id": "b"}, {"spend": 0.5}, {"prompt_tokens": 11}, {"completion_tokens": 5}],
+    )
+    def test_of_other_content_they_are_two_calls(self, changes: Record) -> None:
+        assert beside(call("a", 0, 20), call("b", 2, 18, **changes)) == []
+        twins = [call("c", 2, 18, **changes), call("d", 4, 6, **changes)]
+        assert beside(call("a", 0, 20), *twins) == ["c", "d"]
+
+    @pytest.mark.parametrize("spend", [0.0, -1.0, float("nan")])
+    def test_what_costs_nothing_is_billed_once_however_often_it_was_written(self, spend: float) -> None:
+        assert beside(call("a", 0, 20, spend=spend), call("b", 2, 18, spend=spend)) == []
+
+    def test_alone_or_not_at_all(self) -> None:
+        assert beside() == []
+        assert beside(call("a", 0, 20)) == []
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_as_the_plainest_comparison_says(self, seed: int) -> None:
+        chance = Random(seed)
+        rows = []
+        for i in range(60):
+            start = chance.randint(0, 400)
+            of = {"charge_id": chance.choice("ab"), "spend": chance.choice((0.25, 0.5)), "prompt_tokens": i % 2}
+            rows.append(call(f"r{i}", start, start + chance.choice((0, 3, 9, 60)), **of))
+        content = ("charge_id", "spend", "prompt_tokens", "completion_tokens")
+        expected = {
+            left["request_id"]
+            for left in rows
+            for right in rows
+            if left is not right
+            and all(left[name] == right[name] for name in content)
+            and left["start_ms"] <= right["usage_ms"]
+            and right["start_ms"] <= left["usage_ms"]
+        }
+        assert 0 < len(expected) < len(rows)
+        assert set(beside(*rows)) == expected
 
 
 @modest
