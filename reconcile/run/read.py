@@ -245,11 +245,11 @@ def _with_deliveries(
 def _await_visible(run: Run, part: Part, events: pd.DataFrame, due: Mapping[str, datetime]) -> pd.DataFrame:
     """Lists a part again until what was sent lately is there, or has had the time to become visible."""
     pause = 0.5
-    now = datetime.now(UTC)
+    now = run.timing.now()
     young = {name: until for name, until in due.items() if until > now}
     while True:
         unseen = young.keys() - set(events["transaction_id"].tolist()) if young else set()
-        left = max(((young[name] - datetime.now(UTC)).total_seconds() for name in unseen), default=0.0)
+        left = max(((young[name] - run.timing.now()).total_seconds() for name in unseen), default=0.0)
         if left <= 0:
             return events
         run.progress.note(f"waiting for {len(unseen)} events that Lago may not show yet")

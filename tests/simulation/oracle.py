@@ -21,7 +21,7 @@ from reconcile.domain.window import Window
 from .job import Ended
 from .lago import Event, Key
 from .litellm import Content, Row
-from .machine import EPOCH, HOUR, shown
+from .machine import EPOCH, HOUR, MINUTE, shown
 from .world import World
 
 FAIL_ON = ("missing", "unbilled", "mismatched", "misdirected", "duplicate", "orphan", "rejected", "held")
@@ -101,7 +101,7 @@ class Oracle:
             if earlier:
                 raise Wrong(f"billed twice: {what} was already sent: {_list(earlier)}")
             self._not_there_before(event, row, run, what)
-        changed = any(run.started - HOUR <= at <= world.clock.now for at in world.changes)
+        changed = self._changed(run, world.clock.now)
         if not event.billed_at_receipt and not changed:
             raise Wrong(
                 f"{what} was sent, and is on nobody's invoice: {lago.open_for(event.subscription_id, event.time_ms)}"
@@ -125,6 +125,10 @@ class Oracle:
         there = [one for one in there if one.by in ("job", "callback") or one.of not in known]
         if len(there) >= len([one for one in group if one.status != "failure"]):
             raise Wrong(f"billed twice: {what}: Lago had {_list(there)} before the run began")
+
+    def _changed(self, run: Run, until: int) -> bool:
+        """Whether a subscription or plan changed while the run was at work, or before and Lago's clock was late."""
+        return any(run.started - HOUR <= at <= until + 2 * MINUTE for at in self.world.changes)
 
     def bills(self, event: Event) -> bool:
         """Whether the event is billed, whatever a finished invoice holds: counted, covered and priced."""
@@ -258,7 +262,7 @@ class Oracle:
         lago, team = self.world.lago, row.content.team or ""
         events = [event for event in lago.events if event.of == row.key]
         free = not row.content.spend
-        changed = any(run.started - HOUR <= at <= run.ended_at for at in self.world.changes)
+        changed = self._changed(run, run.ended_at)
         truth = lago.open_for(team, row.usage_ms) or "could be billed"
         wrong = Wrong(f"{row.key} is said to be {said}, and {truth}; events {_list(events)}")
         if kind == "unattributed":
