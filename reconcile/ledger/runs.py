@@ -123,6 +123,16 @@ class Runs(LedgerDatabase):
             )
         return None if found is None else found.astimezone(UTC)
 
+    def first_run_from(self, stream: Stream) -> datetime | None:
+        """Where the earliest window of the stream's runs began, whatever became of them."""
+        with self._begin() as connection:
+            found = connection.scalar(
+                select(func.min(runs.c.window_from))
+                .where(*of_stream(runs, stream))
+                .where(runs.c.command == "run", ~runs.c.dry_run)
+            )
+        return None if found is None else found.astimezone(UTC)
+
     def streams_beside(self, stream: Stream, litellm: str) -> list[tuple[str, str]]:
         """Event code and charge-by of other streams that billed the same organization from the same database.
 

@@ -51,11 +51,12 @@ class Run:
 
 @dataclass
 class Ledger:
-    """What the ledger held after a run: each journal line, and each delivery by its key."""
+    """What the ledger held after a run: each journal line, each delivery by its key, the windows of all that began."""
 
     journal: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     deliveries: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=dict)
     held: dict[Key, str] = field(default_factory=dict)
+    begun: list[Window] = field(default_factory=list)
 
 
 @dataclass
@@ -301,7 +302,7 @@ class Oracle:
         world, lago = self.world, self.world.lago
         by_group: dict[Any, list[Row]] = {}
         for row in world.table.rows:
-            asked = any(_inside(row.usage_ms, window) for window in self.asked)
+            asked = any(_inside(row.usage_ms, window) for window in (*self.asked, *self.ledger.begun))
             gone_unseen = row.deleted_at is not None and row.key not in self.seen
             if row.status == "failure" or row.content.team in (None, "", "the-house") or not asked or gone_unseen:
                 continue

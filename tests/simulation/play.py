@@ -86,6 +86,14 @@ class Play:
             FROM reconcile.deliveries AS delivery WHERE organization = %s""", name
         ):  # fmt: skip
             found.deliveries[request, start] = tuple(rest)
+        # A run that was written down and did not end well leaves its window to the next `run`.
+        found.begun = [
+            Window(start, end)
+            for start, end in self.connection.execute(
+                "SELECT window_from, window_to FROM reconcile.runs WHERE organization = %s AND command = 'run' "
+                "AND NOT dry_run", name
+            )
+        ]  # fmt: skip
         for request, start, reason in self.connection.execute(
             "SELECT request_id, start_ms, reason FROM reconcile.held WHERE organization = %s", name
         ):
@@ -177,7 +185,7 @@ def _trouble(world: World, chance: random.Random) -> Trouble:
     trouble = Trouble()
     if world.jumps and chance.random() < 0.5:
         trouble.jump = world.jump(chance, _when(chance))
-    if chance.random() < 0.35:
+    if chance.random() < 0.25:
         return trouble
     match chance.choice(("kill", "send", "send", "stop", "cut", "lago", "lago", "lago and kill")):
         case "kill":
@@ -202,9 +210,9 @@ def _when(chance: random.Random) -> int:
 
 
 def _lago_fails(world: World, chance: random.Random, trouble: Trouble) -> None:
-    trouble.lago = chance.choice((0.05, 0.2, 0.6, 1.0))
+    trouble.lago = chance.choice((0.05, 0.3, 0.6, 1.0))
     trouble.lago_until = world.clock.now + chance.choice((20_000, 3 * MINUTE, 3 * HOUR))
-    trouble.sends_alone = chance.random() < 0.5
+    trouble.sends_alone = chance.random() < 0.7
     trouble.kinds = chance.choice(
         (("500",), ("500", "500 after"), *(tuple(chance.sample(job.KINDS, count)) for count in (1, 3, len(job.KINDS))))
     )

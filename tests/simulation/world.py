@@ -222,7 +222,7 @@ def _traffic(
     """Rows, and the live events beside them."""
     callback = callback_settings(environment)
     sender = chance.choice(("litellm",) * 6 + ("ours", "ours", "both", "none"))
-    loss, doubling = chance.choice((0.02, 0.1, 0.3, 0.7)), chance.choice((0.0, 0.0, 0.1))
+    loss, doubling = chance.choice((0.02, 0.3, 0.5, 0.8)), chance.choice((0.0, 0.0, 0.1))
     lacking = chance.choice((0.0, 0.0, 0.2))
     proxy = _proxy_clock(world, chance)
     span, count = world.days * DAY, chance.choice((5, 10, 15, 25, 40, 60))
@@ -289,7 +289,7 @@ def _at_the_edge(world: World, chance: random.Random, teams: list[str], proxy: C
 
 
 def _outage(world: World, chance: random.Random, teams: list[str], proxy: Callable[[int], int]) -> None:
-    """Two bad days of the proxy: some rows of the first are written a day late, and their events are lost; the events of
+    """Two bad days of the proxy: rows of the first are written a day late, and their events are lost; the events of
     three quarters of an hour of the second come together, after it."""
     for number in range(chance.randint(2, 3)):
         end = world.first + chance.randint(3, 20) * HOUR + chance.randrange(HOUR)
