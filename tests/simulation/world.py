@@ -59,7 +59,7 @@ class World:
 
     def label(self, posted: Mapping[str, Any]) -> Key | None:
         """The row that an event of the job is for: by its request and its time, whatever its transaction ID."""
-        request = posted["properties"].get("request_id")
+        request = posted.get("properties", {}).get("request_id")
         time = int(float(posted["timestamp"]) * 1000)
         near = [row for row in self.table.rows if row.request_id == request and abs(row.usage_ms - time) <= 1]
         return near[0].key if near else None
