@@ -25,6 +25,7 @@ from reconcile.classify.frames import (
     REASONS,
     TOKENS,
     Rules,
+    Table,
     Words,
     prepare_events,
     prepare_rows,
@@ -36,7 +37,7 @@ from reconcile.classify.judgement import adds_nothing, judged, own_numbers
 from reconcile.classify.pairing import Doubles, Ints
 from reconcile.classify.stages import Stages
 from reconcile.classify.work import Work, kinds_in
-from reconcile.domain.frames import EVENTS, ROWS, constant, empty
+from reconcile.domain.frames import EVENT_VERDICTS, EVENTS, ROW_VERDICTS, ROWS, constant, empty
 
 Texts = npt.NDArray[np.object_]
 
@@ -126,6 +127,10 @@ class Classification:
         `delivered` are IDs of events that an earlier run delivered: they are paired by their ID alone.
         """
         self._horizon_ms = _FOREVER if horizon_ms is None else horizon_ms
+        if not (len(rows) or len(events) or len(self._rows) or len(self._events)):
+            # As in most slices of a quiet night: nothing came, and nothing waits.
+            self._forget_recent(self._recent)
+            return Settled(empty(ROW_VERDICTS), empty(EVENT_VERDICTS))
         waiting = self._rows.joined(prepare_rows(rows, self.rules, self._words))
         told = self._events.joined(prepare_events(events, self.rules, self._words, self._serial, delivered))
         self._serial += len(events)
@@ -285,11 +290,13 @@ class Classification:
         self._rows = work.rows.take(work.waiting_rows())
         self._events = work.events.take(np.flatnonzero(~done))
         self._hints = self._hints.without(work.events["serial"][done_events])
-        if horizon_ms is not None:
-            usage = work.rows["usage_ms"]
-            near = usage + self.rules.reach.before + self.rules.reach.after >= horizon_ms
-            self._recent = work.rows.take(np.flatnonzero(near & (work.rows["kind"] != 0)))
+        self._forget_recent(work.rows.take(np.flatnonzero(work.rows["kind"] != 0)))
         return settled
+
+    def _forget_recent(self, settled: Table) -> None:
+        """Keeps of settled rows those that an event still to come may repeat."""
+        near = settled["usage_ms"] + self.rules.reach.before + self.rules.reach.after >= self._horizon_ms
+        self._recent = settled.take(np.flatnonzero(near))
 
 
 def _byte_lengths(texts: Any) -> Ints:

@@ -57,11 +57,11 @@ class Runs(LedgerDatabase):
                 .values(status=status, exit_code=exit_code, document=document, finished_at=finished_at)
             )
 
-    def note_killed(self, stream: Stream) -> None:
+    def note_killed(self, stream: Stream, at: datetime) -> None:
         """Takes down, once, which sending runs of the stream ended without a word. Its lock must be held: none of them
-        is alive, and what they sent has left by now."""
+        is alive, and what they sent has left by `at`, which is now."""
         with self._begin() as connection:
-            connection.execute(text(statements.text("note_killed")), {**stream.key(), "at": datetime.now(UTC)})
+            connection.execute(text(statements.text("note_killed")), {**stream.key(), "at": at})
 
     def runs(self, limit: int) -> list[dict[str, Any]]:
         """The latest runs, newest first, without their documents."""
@@ -120,6 +120,16 @@ class Runs(LedgerDatabase):
                 select(func.max(runs.c.window_to))
                 .where(*of_stream(runs, stream))
                 .where(runs.c.status.in_(_FINISHED), runs.c.command == "run", ~runs.c.dry_run)
+            )
+        return None if found is None else found.astimezone(UTC)
+
+    def first_run_from(self, stream: Stream) -> datetime | None:
+        """Where the earliest window of the stream's runs began, whatever became of them."""
+        with self._begin() as connection:
+            found = connection.scalar(
+                select(func.min(runs.c.window_from))
+                .where(*of_stream(runs, stream))
+                .where(runs.c.command == "run", ~runs.c.dry_run)
             )
         return None if found is None else found.astimezone(UTC)
 

@@ -76,9 +76,11 @@ class Books:
     def read(self, part: Read) -> None:
         """Counts what was read of a part, before it is classified. Of events, those that count."""
         rows, events = part.rows, part.counted_events
-        self.tally.read(rows, events)
         for number, count in _by_number(part.listed_ms, self.tally.slice_ms):
             self.listed_of_slices[number] = self.listed_of_slices.get(number, 0) + count
+        if rows.empty and events.empty:
+            return
+        self.tally.read(rows, events)
         self._count_in_lago(events)
         inside = where(rows, among(rows["scope"], [Scope.WINDOW]))
         if inside.empty:
@@ -95,8 +97,7 @@ class Books:
 
     def add_rows(self, rows: pd.DataFrame, details: Mapping[str, str] | None = None) -> None:
         """Takes rows that are decided about (ROW_VERDICTS), each once; `details` by transaction ID."""
-        rows = where(rows, ~among(rows["scope"], [Scope.CONTEXT]))
-        if rows.empty:
+        if rows.empty or (rows := where(rows, ~among(rows["scope"], [Scope.CONTEXT]))).empty:
             return
         self.tally.add_rows(rows)
         self._note_decided(rows)
@@ -106,7 +107,7 @@ class Books:
 
     def add_events(self, events: pd.DataFrame, counted: Window | None) -> None:
         """Takes verdicts on events (EVENT_VERDICTS), each once; those outside the time that counts are left out."""
-        if counted is None:
+        if counted is None or events.empty:
             return
         times = events["time_ms"].to_numpy(np.int64)
         events = where(events, (times >= milliseconds(counted.start)) & (times < milliseconds(counted.end)))

@@ -83,6 +83,8 @@ def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: froz
 
     A row that was read as context alone belongs to another run's window: nothing becomes of it here.
     """
+    if rows.empty and events.empty:
+        return Taken(rows, rows, events, pending)
     ours = ~among(rows["scope"], [Scope.CONTEXT])
     missing = ours & among(rows["class"], [RowClass.MISSING])
     pushable = ours & _pushable(rows, policy)
@@ -114,6 +116,8 @@ def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
 def release(pending: Pending, events_until_ms: int, reach: Reach, *, is_beyond: bool) -> Due:
     """Takes out the rows that no event later than what was read can belong to. `events_until_ms` is how far was
     read. None is due while `is_beyond`: those near a stretch's end are decided about together, when all is read."""
+    if pending.rows.empty:
+        return Due(pending.rows, pending)
     usage = pending.rows["usage_ms"].to_numpy(np.int64)
     due = np.zeros(len(usage), bool) if is_beyond else usage <= events_until_ms - reach.after
     return Due(pending.rows[due].reset_index(drop=True), replace(pending, rows=pending.rows[~due]))
@@ -124,6 +128,8 @@ def release_events(pending: Pending, rows_until_ms: int, reach: Reach) -> tuple[
 
     `rows_until_ms` is how far rows were classified.
     """
+    if pending.events.empty:
+        return pending.events, pending
     earliest = min(rows_until_ms, int(pending.rows["usage_ms"].min()) if len(pending.rows) else _FOREVER)
     over = pending.events["time_ms"].to_numpy(np.int64) < earliest - reach.before
     over |= among(pending.events["reason"], [Reason.LATE_EVENT])
@@ -168,6 +174,8 @@ def decide(
     Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any
     of them is held for an event of its own: a clock that is wrong makes every event look late.
     """
+    if rows.empty:
+        return Decided(rows, pending, None)
     held = np.array([bool(reason) for reason in reasons], bool)
     told = list(reasons)
     sendable = np.flatnonzero(~held)
@@ -203,6 +211,8 @@ class Chosen:
 
 def choose(decided: pd.DataFrame, pushable: pd.DataFrame, pushable_reasons: Sequence[str], *, may_send: bool) -> Chosen:
     """Splits rows into those that go out and those that stay. `pushable_reasons` are those of `static_reasons`."""
+    if decided.empty and pushable.empty:
+        return Chosen(decided, decided, np.zeros(0, bool))
     if not may_send:
         return Chosen(joined([decided, pushable]), empty(ROW_VERDICTS), np.zeros(0, bool))
     missing = among(decided["class"], [RowClass.MISSING])

@@ -152,7 +152,7 @@ def run(
             lock = None
             if order.sends:
                 lock = holding.enter_context(sides.ledger.lock(sides.stream, rows=settings.database))
-                sides.ledger.note_killed(sides.stream)
+                sides.ledger.note_killed(sides.stream, timing.now())
             order = begun_where_the_last_run_ended(settings, sides, order)
             if announce is not None:
                 announce(f"window {order.window} UTC")

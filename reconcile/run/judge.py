@@ -22,6 +22,8 @@ def judged(rows: pd.DataFrame, events: pd.DataFrame, coverage: Coverage) -> tupl
 
 
 def _judged(frame: pd.DataFrame, coverage: Coverage, time: str) -> pd.DataFrame:
+    if frame.empty:
+        return frame
     in_lago = among(frame["class"], _AGREEING) | among(frame["reason"], [Reason.NOT_COUNTED])
     places = np.flatnonzero(in_lago)
     if not len(places):

@@ -113,6 +113,7 @@ class Plan:
 
 def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Order) -> Order:
     """The order of a nightly run, begun where the last one ended if that is earlier: a night that failed leaves no gap.
+    Where none has ended well yet, it begins where the first one did.
 
     Raises `PreflightError` for the first `run` of a stream beside another one that has billed the same organization
     from the same database: what that one billed would be billed once more.
@@ -127,7 +128,7 @@ def begun_where_the_last_run_ended(settings: Settings, sides: Sides, order: Orde
             f"{charge_by} has billed the same usage before; say from when on this one bills, for example "
             f"RECONCILE_START={instant(order.window.end)}"
         )
-    last = ledger.last_run_to(stream)
+    last = ledger.last_run_to(stream) or ledger.first_run_from(stream)
     start = order.window.start if last is None else max(last, order.window.end - settings.recheck)
     if start >= order.window.start:
         return order

@@ -156,6 +156,8 @@ def _with_further(rows: pd.DataFrame, plan: Plan, part: Part) -> pd.DataFrame:
 
 def _scoped(rows: pd.DataFrame, part: Part, plan: Plan) -> pd.DataFrame:
     """Gives every row its scope. A copy of the ledger's keeps the one that it has."""
+    if rows.empty:
+        return rows
     times = rows["usage_ms"].to_numpy(np.int64)
     inside = (times >= milliseconds(part.window.start)) & (times < milliseconds(part.window.end))
     words = [one.value for one in Scope]
@@ -184,6 +186,8 @@ def _named_for_lago(
     rows: pd.DataFrame, events: pd.DataFrame, directory: Directory
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Asks Lago for the subscriptions that have money here; gives rows and events the IDs of the other side."""
+    if rows.empty and events.empty:
+        return rows, events
     charge_ids, subscriptions = _used(rows["charge_id"]), _used(events["subscription_id"])
     since = int(
         min(rows["usage_ms"].min() if len(rows) else np.inf, events["time_ms"].min() if len(events) else np.inf, 2**62)
@@ -245,11 +249,11 @@ def _with_deliveries(
 def _await_visible(run: Run, part: Part, events: pd.DataFrame, due: Mapping[str, datetime]) -> pd.DataFrame:
     """Lists a part again until what was sent lately is there, or has had the time to become visible."""
     pause = 0.5
-    now = datetime.now(UTC)
+    now = run.timing.now()
     young = {name: until for name, until in due.items() if until > now}
     while True:
         unseen = young.keys() - set(events["transaction_id"].tolist()) if young else set()
-        left = max(((young[name] - datetime.now(UTC)).total_seconds() for name in unseen), default=0.0)
+        left = max(((young[name] - run.timing.now()).total_seconds() for name in unseen), default=0.0)
         if left <= 0:
             return events
         run.progress.note(f"waiting for {len(unseen)} events that Lago may not show yet")

@@ -107,6 +107,8 @@ def _compared(run: Run, rows: pd.DataFrame, ids: npt.NDArray[np.object_], times:
         part = rows.iloc[open_rows]
         for events in _listings(run, times[open_rows], part):
             ours = events[events["transaction_id"].isin(ids[open_rows].tolist())]
+            if ours.empty:
+                continue
             found, why, cost = compare_by_id(as_rows(part), ours, run.rules)
             seen = np.flatnonzero(found != "")
             kinds[open_rows[seen]] = np.where(

@@ -6,12 +6,13 @@ import random
 import signal
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
 
 from reconcile.errors import PreflightError
+from reconcile.run import order, read
 
 from .world import (
     CODE,
@@ -134,6 +135,36 @@ def test_a_rerun_waits_before_it_takes_a_sent_row_for_missing(clickhouse_world: 
     world.subscribe()
     world.write(*rows_of(DAY, 30))
     assert world.day(RECONCILE_VISIBLE_WITHIN="1s").exit_code == 3
+    ran = world.day(RECONCILE_VISIBLE_WITHIN="20s")
+    assert (ran.exit_code, rows_in(ran.document)) == (0, {"matched": 30})
+    assert len(world.lago.organization.stored_events(CODE)) == 30
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_shorten_the_wait(
+    clickhouse_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NTP sets this host's clock a minute ahead once the run has begun: what was sent is waited for all the same."""
+    world = clickhouse_world
+    world.faults.visibility_lag = 3600.0
+    world.subscribe()
+    world.write(*rows_of(DAY, 30))
+    assert world.day(RECONCILE_VISIBLE_WITHIN="1s").exit_code == 3
+    ahead, listings = timedelta(), 0
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + ahead
+
+    def jump() -> None:
+        nonlocal ahead, listings
+        ahead, listings = timedelta(minutes=1), listings + 1
+        if listings == 8:
+            world.faults.visibility_lag = 0.0
+
+    for module in (order, read):
+        monkeypatch.setattr(module, "datetime", Jumping)
+    world.faults.before_list = jump
     ran = world.day(RECONCILE_VISIBLE_WITHIN="20s")
     assert (ran.exit_code, rows_in(ran.document)) == (0, {"matched": 30})
     assert len(world.lago.organization.stored_events(CODE)) == 30

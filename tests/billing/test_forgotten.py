@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +10,10 @@ from decimal import Decimal
 import pytest
 
 from reconcile.domain.document import Document
+from reconcile.domain.window import Window
 from reconcile.run.check import checks
+from reconcile.run.job import run
+from reconcile.run.order import Order
 from reconcile.unattended import alerts
 from reconcile.unattended.alerts.message import Alert
 
@@ -100,6 +104,21 @@ def test_a_gap_between_two_runs(any_world: World) -> None:
     assert document["window"]["from"] == "2025-11-20T00:00:00Z"
     assert document["window"]["extended_from"] == "2025-11-22T00:00:00Z"
     assert world.nightly(DAY + 5 * NIGHT).document.window_extended_from is None
+
+
+def test_a_first_night_that_failed(any_world: World) -> None:
+    """No run has ended well before: the next one begins where the failed one did."""
+    world = any_world
+    world.subscribe()
+    rows = [one for day in range(5) for one in rows_of(DAY + day * NIGHT, 8, f"day-{day}")]
+    world.write(*rows)
+    stop = threading.Event()
+    stop.set()
+    order = Order("run", Window(DAY, DAY + NIGHT))
+    assert run(world.configured(), order, stop=stop).exit_code != 0
+    ran = world.nightly(DAY + 5 * NIGHT)
+    assert (ran.exit_code, rows_in(ran.document)) == (0, {"delivered": 40})
+    assert ran.document.window_from == DAY
 
 
 def test_a_gap_is_closed_as_far_as_rows_are_counted_again(world: World) -> None:

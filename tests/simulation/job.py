@@ -12,27 +12,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 from zlib import crc32
 
 import structlog
+from sqlalchemy import Engine, create_engine
 
-from reconcile.domain.window import Window
 from reconcile.errors import ReconcileError
 from reconcile.lago import delivery, gate, http, listing, patience, price_list
 from reconcile.lago.wire import NoAnswer, Response
-from reconcile.ledger import Ledger
+from reconcile.ledger import Ledger, database, locks
 from reconcile.litellm import feed
-from reconcile.run import courier, job, preflight
+from reconcile.run import conclude, courier, job, preflight
 from reconcile.run.order import Order, Result
 from reconcile.settings import Settings
 
 from .lago import Key, Lago, Reply
 from .litellm import MemoryLogs, Table
-from .machine import MINUTE, InlineExecutor, Killed, LazyExecutor, Machine
+from .machine import InlineExecutor, Killed, LazyExecutor, Machine, Skew
 
 # What a request may meet. `after` is done by Lago before the answer goes wrong.
 BEFORE = ("429", "429 for long", "500", "502", "503", "504", "refused", "timeout", "reset", "html")
@@ -169,7 +170,7 @@ def run(
     table: Table,
     label: Callable[[Mapping[str, Any]], Key | None],
     number: int,
-    database_offset: int = 0,
+    postgres: Skew,
 ) -> Ended:
     """Runs the job to its end, whatever that is."""
     wire = SimulatedWire(machine, lago, label, number)
@@ -183,7 +184,7 @@ def run(
 
     patches = (
         (http, "_wire", lambda *_: wire),
-        (preflight, "open_spend_logs", lambda _: MemoryLogs(machine, table, database_offset)),
+        (preflight, "open_spend_logs", lambda _: MemoryLogs(machine, table, postgres)),
         (preflight, "open_ledger", open_ledger),
         (job, "open_ledger", open_ledger),
         (delivery, "ThreadPoolExecutor", InlineExecutor),
@@ -192,6 +193,9 @@ def run(
         (price_list, "ThreadPoolExecutor", InlineExecutor),
         (feed, "ThreadPoolExecutor", LazyExecutor),
         (listing, "_pieces", _pieces),
+        (database, "watched_engine", _engine),
+        (locks, "watched_engine", _engine),
+        (conclude, "version", _version),
         # Worlds share a ledger's tables, and some of their runs begin in the same second.
         (job.secrets, "token_hex", lambda _: f"{number:04x}{crc32(settings.lago_api_base.encode()):08x}"),
         (time, "monotonic", machine.monotonic),
@@ -213,8 +217,18 @@ def run(
         finally:
             for ledger in ledgers:
                 ledger.close()
-                ledger._engine.dispose()
     return Ended(result, refused, killed, wire.posts, wire.requests, machine.count)
+
+
+@cache
+def _engine(url: str) -> Engine:
+    """One for all runs: its own connections, and all statements compiled anew, cost as much as a small run."""
+    return create_engine(url, connect_args={"prepare_threshold": None})
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
 
 
 def _pieces(reader: Any, span: Any, bounds: list[int]) -> Iterator[Any]:
@@ -233,12 +247,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         structlog.configure(**before)
-
-
-def nightly_order(settings: Settings, now: Any, *, dry_run: bool = False) -> Order:
-    from reconcile.domain.window import lookback_window
-
-    return Order("run", lookback_window(now, settings.lag, settings.lookback), dry_run)
-
-
-__all__ = ["KINDS", "MINUTE", "Ended", "Window", "nightly_order", "quiet", "run", "timedelta"]

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .machine import Clock, moment
+from .machine import Clock, Skew, moment
 
 Key = tuple[str, int]  # request_id, start_ms
 
@@ -106,7 +106,7 @@ class Lago:
         field_name: str | None = "response_cost",
         code: str = "llm_usage",
         organization: str = "org",
-        offset: int = 0,
+        skew: Skew | None = None,
         backlog_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.clock = clock
@@ -116,7 +116,7 @@ class Lago:
         self.exact = exact and not self.clickhouse
         self.aggregation, self.field_name = aggregation, field_name
         self.code, self.organization = code, organization
-        self.offset = offset
+        self.skew = skew or Skew(0)
         self.backlog_ms = backlog_ms
         self.events: list[Event] = []
         self.subscriptions: list[Subscription] = []
@@ -126,7 +126,7 @@ class Lago:
 
     @property
     def now(self) -> int:
-        return self.clock.now + self.offset
+        return self.clock.now + self.skew.ms
 
     # --- the truth
 

@@ -14,7 +14,7 @@ from reconcile.litellm.spend_logs import Schema, SpendLogs
 from reconcile.litellm.tables import DETAILS, NEEDED_COLUMNS, TABLE
 
 from .lago import Key
-from .machine import HOUR, Machine, moment
+from .machine import HOUR, Machine, Skew, moment
 
 _TIME = pa.timestamp("us")
 
@@ -36,13 +36,14 @@ class Content:
 
 @dataclass
 class Row:
-    """One row. `start_ms` and `usage_ms` by the proxy's clock; `written_at` and `deleted_at` are true times."""
+    """One row. `start_ms` and `usage_ms` are by the proxy's clock, the other times are true."""
 
     request_id: str
     start_ms: int
     usage_ms: int
     content: Content
     status: str | None
+    ended_at: int
     written_at: int
     provider: str = "openai"
     deleted_at: int | None = None
@@ -68,18 +69,18 @@ class Table:
 
 
 class MemoryLogs(SpendLogs):
-    """The job's reader on a table in memory. `offset` is Postgres' clock against the true time."""
+    """The job's reader on a table in memory. `skew` is that of Postgres' clock."""
 
-    def __init__(self, machine: Machine, table: Table, offset: int) -> None:
+    def __init__(self, machine: Machine, table: Table, skew: Skew) -> None:
         self.charge_column, self.where = "team_id", "memory"
-        self._machine, self._table, self._offset = machine, table, offset
+        self._machine, self._table, self._skew = machine, table, skew
         self._schema = Schema({TABLE: frozenset({*NEEDED_COLUMNS, "team_id", "status"})})
 
     def close(self) -> None:
         return
 
     def clone(self) -> SpendLogs:
-        return MemoryLogs(self._machine, self._table, self._offset)
+        return MemoryLogs(self._machine, self._table, self._skew)
 
     def preflight(self) -> Schema:
         self._machine.database()
@@ -88,7 +89,7 @@ class MemoryLogs(SpendLogs):
 
     def clock(self) -> datetime:
         self._machine.database()
-        return moment(self._machine.clock.now + self._offset)
+        return moment(self._machine.clock.now + self._skew.ms)
 
     def daily_totals(self, first_day: str, last_day: str) -> None:
         return None

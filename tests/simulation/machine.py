@@ -1,7 +1,7 @@
 """The world's one clock, and the computer that the job runs on: it can be stopped, cut off and killed.
 
-Times are whole milliseconds since 1970 UTC, the true ones; every clock in the world is ahead of them by an offset.
-Nothing sleeps: whoever waits moves the clock, and what was due meanwhile happens.
+Times are whole milliseconds since 1970 UTC, the true ones; every clock in the world is ahead of them by its skew, which
+may change at once. Nothing sleeps: whoever waits moves the clock, and what was due meanwhile happens.
 """
 
 from __future__ import annotations
@@ -31,6 +31,17 @@ class Killed(BaseException):
 
 def moment(time_ms: int) -> datetime:
     return EPOCH + timedelta(milliseconds=time_ms)
+
+
+@dataclass
+class Skew:
+    """How far a clock is ahead of the true time, in ms, and how far it is when it is left alone."""
+
+    usual: int
+    ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ms = self.usual
 
 
 def shown(time_ms: int) -> str:
@@ -70,12 +81,23 @@ class Clock:
 
 
 @dataclass
+class Jump:
+    """A clock that is set anew, `to` so far ahead of the true time, at a run's I/O number `at`."""
+
+    at: int
+    name: str
+    clock: Skew
+    to: int
+
+
+@dataclass
 class Trouble:
     """What befalls one run. Numbers count the job's own reads and writes from 1; 0 means never.
 
     `kill_at`, `stop_at` (SIGTERM) and `cut_at` (Postgres loses its connections, `cut_for` times in a row) are such
     numbers; `kill_at_send` counts the requests that carry events. `lago` is the chance that a request to Lago goes
     wrong, while the true time lies before `lago_until`; with `sends_alone` only one that carries events.
+    `jump` is a clock that jumps meanwhile.
     """
 
     kill_at: int = 0
@@ -87,6 +109,7 @@ class Trouble:
     lago_until: int = 0
     sends_alone: bool = False
     kinds: tuple[str, ...] = ()
+    jump: Jump | None = None
 
     def __str__(self) -> str:
         said = []
@@ -101,6 +124,8 @@ class Trouble:
         if self.lago:
             what = "of sends" if self.sends_alone else "of requests"
             said.append(f"Lago fails {self.lago:.0%} {what} ({', '.join(self.kinds)}) until {shown(self.lago_until)}")
+        if self.jump:
+            said.append(f"at I/O {self.jump.at} the clock of {self.jump.name} jumps to {self.jump.to:+} ms")
         return "; ".join(said) or "calm"
 
 
@@ -111,7 +136,7 @@ class Machine:
     clock: Clock
     trouble: Trouble
     chance: random.Random
-    offset: int = 0  # of the host's clock, in ms
+    host: Skew = field(default_factory=lambda: Skew(0))
     stop: VirtualStop = field(init=False)
     dead: bool = False
     count: int = 0
@@ -137,6 +162,10 @@ class Machine:
             self.kill()
         if self.count == self.trouble.stop_at:
             self.stop.set()
+        jump = self.trouble.jump
+        if jump is not None and self.count == jump.at:
+            jump.clock.ms = jump.to
+            self.clock.advance(0)
 
     def database(self) -> None:
         """As `boundary`, where Postgres may be gone."""
@@ -148,10 +177,10 @@ class Machine:
     @contextmanager
     def on(self) -> Iterator[Self]:
         """This process's clocks are the host's."""
-        with time_machine.travel(moment(self.clock.now + self.offset), tick=False) as traveller:
+        with time_machine.travel(moment(self.clock.now + self.host.ms), tick=False) as traveller:
 
             def moved() -> None:
-                traveller.move_to(moment(self.clock.now + self.offset))
+                traveller.move_to(moment(self.clock.now + self.host.ms))
 
             self.clock.watch(moved)
             try:

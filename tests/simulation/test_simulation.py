@@ -1,4 +1,5 @@
-"""Some hundred worlds in every build; thousands by hand with `python tests/simulation --seeds 1-2000`.
+"""Some hundred worlds in every build, and each planted bug at a seed that finds it; thousands by hand with
+`python tests/simulation --seeds 1-2000`.
 
 Each call is a process of its own: the simulator turns the clock of its whole process, and a server of other tests that
 waits in the same one would wait for a time that never comes.
@@ -13,18 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from .bugs.planted import BUGS
+from .bugs.planted import BUGS, KNOWN
+from .command import WITHIN
 
-TOGETHER = 20
+TOGETHER = 30
 SEEDS = range(1, 121, TOGETHER)
-# Of the planted bugs those that the first seeds find; all of them by hand with `python tests/simulation --bugs`.
-FOUND = {
-    "random_transaction_id": 1,
-    "own_time_of_sending": 1,
-    "ledger_after_sending": 4,
-    "price_ignored": 5,
-    "rows_at_the_edge_lost": 18,
-}
+NAMES = list(BUGS)
+HALVES = (NAMES[: len(NAMES) // 2], NAMES[len(NAMES) // 2 :])
 
 
 def simulation(*arguments: str, hash_seed: str = "0") -> tuple[int, str]:
@@ -47,15 +43,19 @@ def test_every_promise_holds_in_every_world(first: int) -> None:
     assert "sent: " in told, "no world had anything to send"
 
 
-@pytest.mark.parametrize(("name", "seed"), FOUND.items(), ids=list(FOUND))
-def test_a_planted_bug_is_found(name: str, seed: int) -> None:
-    code, told = simulation("--bugs", name, "--seeds", str(seed))
-    assert (code, told.startswith(f"{name}: seed {seed}: ")) == (0, True), told
+@pytest.mark.parametrize("names", HALVES, ids=("first half", "second half"))
+def test_each_planted_bug_is_found_at_its_seed(names: list[str]) -> None:
+    """A bug that is found no more was planted where the job does not look any longer, or the oracle has gone blind."""
+    code, told = simulation("--bugs", *names, "--known")
+    found = dict(line.split(": seed ", 1) for line in told.splitlines() if ": seed " in line)
+    assert (code, {name: int(found[name].split(":")[0]) for name in found}) == (0, {n: KNOWN[n] for n in names}), told
 
 
 def test_a_seed_tells_the_same_story_twice() -> None:
     assert simulation("7", hash_seed="1") == simulation("7", hash_seed="2")
 
 
-def test_twelve_bugs_are_planted() -> None:
+def test_every_planted_bug_has_its_seed() -> None:
+    assert KNOWN.keys() == BUGS.keys()
     assert len(BUGS) >= 12
+    assert all(1 <= seed <= WITHIN for seed in KNOWN.values())

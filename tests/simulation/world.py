@@ -17,12 +17,14 @@ from reconcile.settings import Settings, load
 
 from .lago import Key, Lago, Plan, Subscription
 from .litellm import Content, Row, Table
-from .machine import DAY, HOUR, MINUTE, SECOND, Clock, moment
+from .machine import DAY, HOUR, MINUTE, SECOND, Clock, Jump, Skew, moment
 
 CODE = "llm_usage"
 MODELS = ("gpt-4o-mini", "claude-3-5-haiku", "mistral-small")
 BEGINNING = 1_774_224_000_000  # Monday 23 March 2026, 00:00 UTC
 LONG_AGO = BEGINNING - 200 * DAY
+NIGHT = 2 * HOUR + 15 * MINUTE  # when the nightly run begins
+JUMP = MINUTE  # how far a clock that jumps is off at most
 METRICS = (
     ("sum_agg", "response_cost"),
     ("sum_agg", "response_cost"),
@@ -44,9 +46,10 @@ class World:
     first: int
     days: int
     quiet: int
-    host_offset: int
-    database_offset: int
+    host: Skew
+    postgres: Skew
     retention: int | None
+    jumps: bool  # whether clocks do
     changes: list[int] = field(default_factory=list)  # when subscriptions or plans change (true ms)
     story: list[str] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
@@ -56,10 +59,24 @@ class World:
 
     def label(self, posted: Mapping[str, Any]) -> Key | None:
         """The row that an event of the job is for: by its request and its time, whatever its transaction ID."""
-        request = posted["properties"].get("request_id")
+        request = posted.get("properties", {}).get("request_id")
         time = int(float(posted["timestamp"]) * 1000)
         near = [row for row in self.table.rows if row.request_id == request and abs(row.usage_ms - time) <= 1]
         return near[0].key if near else None
+
+    def set_clocks_right(self) -> None:
+        for skew in (self.host, self.postgres, self.lago.skew):
+            skew.ms = skew.usual
+
+    def jump(self, chance: random.Random, at: int) -> Jump:
+        """A clock that jumps at a run's I/O number `at`: as NTP sets it, or as somebody does who has none."""
+        name, skew = chance.choice((("the host", self.host), ("Postgres", self.postgres), ("Lago", self.lago.skew)))
+        to = chance.choice((skew.usual, chance.randint(-JUMP, JUMP), chance.randint(-JUMP, JUMP)))
+        if skew is self.host and self.lago.clickhouse:
+            # What a run that has ended may have sent is waited for by this clock: Lago's backlog and the jump together
+            # have to stay below RECONCILE_VISIBLE_WITHIN.
+            to = min(to, skew.ms + 15 * SECOND)
+        return Jump(at, name, skew, to)
 
     def row(self, key: Key) -> Row:
         return next(row for row in self.table.rows if row.key == key)
@@ -75,6 +92,7 @@ def make(seed: int, database_url: str) -> World:
     aggregation, field_name = chance.choice(METRICS)
     backlog = random.Random(f"backlog {seed}")
     far = chance.random() < 0.3
+    outage = chance.random() < 0.08
     lago = Lago(
         clock,
         store="clickhouse" if clickhouse else "postgres",
@@ -85,10 +103,10 @@ def make(seed: int, database_url: str) -> World:
         field_name=field_name,
         code=CODE,
         organization=f"organization {seed}",
-        offset=_offset(chance, far),
+        skew=Skew(_offset(chance, far)),
         backlog_ms=lambda: backlog.choice((0, 200, 3_000, 30_000, 60_000)),
     )
-    days = chance.choice((1, 1, 2))
+    days = 2 if outage else chance.choice((1, 1, 2))
     lag = chance.choice((1, 2))
     environment = {
         "DATABASE_URL": database_url,
@@ -114,10 +132,10 @@ def make(seed: int, database_url: str) -> World:
     retention = chance.choice((None, None, 36 * HOUR, 72 * HOUR, 96 * HOUR))
     world = World(
         seed, clock, lago, Table(), load(environment, None), first, days, 0,
-        _offset(chance, far), _offset(chance, far), retention,
+        Skew(_offset(chance, far)), Skew(_offset(chance, far)), retention, chance.random() < 0.3,
     )  # fmt: skip
     teams = _subscribe(world, chance)
-    _traffic(world, chance, teams, environment, lag * HOUR)
+    _traffic(world, chance, teams, environment, lag * HOUR, outage=outage)
     if retention is not None:
         for day in range(days + 8):
             clock.at(first + day * DAY + HOUR, lambda: _retain(world))
@@ -133,7 +151,7 @@ def make(seed: int, database_url: str) -> World:
         f"{', before 1.39' if old else ''}",
         "metric": f"{aggregation} of {field_name}",
         "rows": str(len(world.table.rows)),
-        "clocks": f"Lago {lago.offset:+} ms, host {world.host_offset:+} ms, Postgres {world.database_offset:+} ms",
+        "clocks": f"Lago {lago.skew.ms:+} ms, host {world.host.ms:+} ms, Postgres {world.postgres.ms:+} ms",
         "settings": " ".join(f"{name}={text}" for name, text in environment.items() if name.startswith("RECONCILE")),
     }
     return world
@@ -178,10 +196,10 @@ def _subscribe(world: World, chance: random.Random) -> list[str]:
         elif kind == "priced later":
             one.plan = Plan(f"own of {team}", priced=False)
             lago.plans[one.plan.code] = one.plan
-            at += chance.choice((0, 30 * HOUR))
+            at += chance.choice((0, 30 * HOUR, 60 * HOUR))
             world.clock.at(at, lambda plan=one.plan: _price(world, plan))  # type: ignore[misc]
         elif kind == "made later":
-            one.created_at = at + chance.choice((0, 30 * HOUR))
+            one.created_at = at + chance.choice((0, 30 * HOUR, 60 * HOUR))
             at = one.created_at
         if kind != "steady":
             world.changes.append(at)
@@ -198,13 +216,15 @@ def _price(world: World, plan: Plan) -> None:
     world.tell(f"plan {plan.code} gets its charge on the metric")
 
 
-def _traffic(world: World, chance: random.Random, teams: list[str], environment: Mapping[str, str], lag: int) -> None:
+def _traffic(
+    world: World, chance: random.Random, teams: list[str], environment: Mapping[str, str], lag: int, *, outage: bool
+) -> None:
     """Rows, and the live events beside them."""
     callback = callback_settings(environment)
     sender = chance.choice(("litellm",) * 6 + ("ours", "ours", "both", "none"))
-    loss, doubling = chance.choice((0.02, 0.1, 0.3, 0.7)), chance.choice((0.0, 0.0, 0.1))
+    loss, doubling = chance.choice((0.02, 0.3, 0.5, 0.8)), chance.choice((0.0, 0.0, 0.1))
     lacking = chance.choice((0.0, 0.0, 0.2))
-    proxy_offset = _offset(chance, far=chance.random() < 0.2)
+    proxy = _proxy_clock(world, chance)
     span, count = world.days * DAY, chance.choice((5, 10, 15, 25, 40, 60))
     bursts = [
         (world.first + chance.randrange(span), chance.choice((2, 10, 45)) * MINUTE)
@@ -220,10 +240,10 @@ def _traffic(world: World, chance: random.Random, teams: list[str], environment:
         end = world.first + chance.randrange(span)
         if chance.random() < 0.3:
             end = min(chance.choice(busy) + chance.randrange(5 * MINUTE), world.first + span)
-        row = _row(world, chance, number, end, teams, before, proxy_offset)
+        row = _row(world, chance, number, end, teams, before, proxy)
         world.table.rows.append(row)
         before = row
-        end = row.usage_ms - proxy_offset
+        end = row.ended_at
         _mend(world, chance, row, teams)
         if row.status == "failure":
             continue
@@ -235,10 +255,66 @@ def _traffic(world: World, chance: random.Random, teams: list[str], environment:
                     _live(world, chance, row, end, _delay(chance, end, bursts, lag), lacking, number)
     if chance.random() < 0.3:
         _other_proxy(world, chance, teams, span)
+    if chance.random() < 0.25:
+        _at_the_edge(world, chance, teams, proxy, lag)
+    if outage:
+        _outage(world, chance, teams, proxy)
+
+
+def _proxy_clock(world: World, chance: random.Random) -> Callable[[int], int]:
+    """How far the proxy's clock is ahead, by the true time; in a world whose clocks jump this one may, too."""
+    steps = [(0, _offset(chance, far=chance.random() < 0.2))]
+    if world.jumps:
+        span = world.days * DAY
+        for at in sorted(world.first + chance.randrange(span) for _ in range(chance.choice((0, 1, 2)))):
+            steps.append((at, chance.choice((steps[0][1], chance.randint(-JUMP, JUMP)))))
+            world.story.append(f"the proxy's clock jumps to {steps[-1][1]:+} ms at {moment(at):%d %b %H:%M:%S}")
+
+    def ahead(time_ms: int) -> int:
+        return next(ms for at, ms in reversed(steps) if at <= time_ms)
+
+    return ahead
+
+
+def _at_the_edge(world: World, chance: random.Random, teams: list[str], proxy: Callable[[int], int], lag: int) -> None:
+    """Calls of the minutes that a nightly window begins or ends with, written when no window holds them any more."""
+    for number in range(chance.randint(1, 3)):
+        edge = chance.randrange(world.days) * DAY + NIGHT - lag + chance.choice((0, 0, 12 * HOUR))
+        end = world.first + edge + chance.randint(MINUTE, 44 * MINUTE)
+        row = _row(world, chance, f"edge-{number}", end, teams, None, proxy)
+        row.written_at = end + chance.randint(25 * HOUR, 60 * HOUR)
+        world.table.rows.append(row)
+        if row.status != "failure" and row.content.team and chance.random() < 0.3:
+            _live(world, chance, row, end, SECOND, 0.0, f"edge-{number}")
+
+
+def _outage(world: World, chance: random.Random, teams: list[str], proxy: Callable[[int], int]) -> None:
+    """Two bad days of the proxy: rows of the first are written a day late, and their events are lost; the events of
+    three quarters of an hour of the second come together, after it."""
+    for number in range(chance.randint(2, 3)):
+        end = world.first + chance.randint(3, 20) * HOUR + chance.randrange(HOUR)
+        row = _row(world, chance, f"outage-{number}", end, teams, None, proxy)
+        row.written_at = world.first + DAY + chance.randint(3, 20) * HOUR
+        world.table.rows.append(row)
+    begin, length = world.first + DAY + chance.randint(3, 20) * HOUR, 45 * MINUTE
+    for number in range(chance.randint(25, 40)):
+        end = begin + chance.randrange(length)
+        row = _row(world, chance, f"jam-{number}", end, teams, None, proxy)
+        world.table.rows.append(row)
+        if row.status != "failure" and row.content.team:
+            delay = begin + length + chance.randint(3, 9) * MINUTE - end
+            _live(world, chance, row, end, delay, 0.0, f"jam-{number}")
+    world.story.append(f"an outage: events of 45 minutes from {moment(begin):%d %b %H:%M} arrive after them")
 
 
 def _row(
-    world: World, chance: random.Random, number: int, end: int, teams: list[str], before: Row | None, offset: int
+    world: World,
+    chance: random.Random,
+    number: int | str,
+    end: int,
+    teams: list[str],
+    before: Row | None,
+    proxy: Callable[[int], int],
 ) -> Row:
     lasted = chance.choice((200, 2_000, 15_000, 60_000))
     if chance.random() < 0.05:
@@ -256,14 +332,18 @@ def _row(
         delay = chance.randint(2 * HOUR, 60 * HOUR)
     elif late < 0.12:
         delay = chance.randint(MINUTE, 2 * HOUR)
-    row = Row(f"chatcmpl-{world.seed}-{number}", end + offset - lasted, end + offset, content, status, end + delay)
+    begin = end - lasted
+    row = Row(
+        f"chatcmpl-{world.seed}-{number}", begin + proxy(begin), end + proxy(end), content, status, end, end + delay
+    )
     if before is not None and chance.random() < 0.12 and before.status != "failure" and not before.mended:
         # The same call once more: equal content, near in time.
         row.content, row.status, row.twin, before.twin = before.content, before.status, True, True
         apart = chance.choice((0, 400, 20_000, 100_000, 10 * MINUTE))
-        row.usage_ms = before.usage_ms + apart
-        row.start_ms = row.usage_ms - lasted
-        row.written_at = max(row.written_at, row.usage_ms - offset + SECOND)
+        row.ended_at = before.ended_at + apart
+        row.usage_ms, begin = row.ended_at + proxy(row.ended_at), row.ended_at - lasted
+        row.start_ms = begin + proxy(begin)
+        row.written_at = max(row.written_at, row.ended_at + SECOND)
     elif before is not None and chance.random() < 0.02:
         row.request_id = before.request_id  # a provider's ID that comes again
     return row
@@ -299,7 +379,9 @@ def _delay(chance: random.Random, end: int, bursts: list[tuple[int, int]], lag: 
     return delay
 
 
-def _live(world: World, chance: random.Random, row: Row, end: int, delay: int, lacking: float, number: int) -> None:
+def _live(
+    world: World, chance: random.Random, row: Row, end: int, delay: int, lacking: float, number: int | str
+) -> None:
     """What LiteLLM's own callback posts: a random ID, no time of its own, and once."""
     content = row.content
     properties: dict[str, Any] = {
