@@ -17,7 +17,7 @@ from reconcile.domain.vocabulary import RowClass
 from reconcile.lago import Metric
 from reconcile.run.books import Books
 from reconcile.run.held_rows import KEPT
-from reconcile.run.plan import Plan, begun_within, hours_read
+from reconcile.run.plan import Plan, begun_within, hours_before, hours_read
 from reconcile.run.retention import Deleted
 from reconcile.run.shared import Run
 from reconcile.run.unchanged import AGREED_EVENTS, AGREED_ROWS
@@ -110,6 +110,10 @@ def keep(run: Run, plan: Plan, books: Books) -> None:
         run.run_id,
         {_hour(number): (books.rows_of_hours.get(number, 0), there.get(number, 0)) for number in sorted(read)},
     )
+    # Hours that no window reaches back to: what ends in this one was read, and what is written later makes them grow.
+    before = hours_before(plan, run.settings.max_call)
+    known = {_hour(number): (there.get(number, 0), there.get(number, 0)) for number in before}
+    ledger.keep_hours(stream, run.run_id, known, replace=False)
     if (hour := begun_within(plan, run.settings.max_call)) is not None:
         # Not known to an earlier run: with the rows that it lacks it counts as grown, and the next night reads it.
         first = {_hour(hour): (books.rows_of_hours.get(hour, 0), there.get(hour, 0))}

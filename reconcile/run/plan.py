@@ -325,6 +325,12 @@ def hours_read(plan: Plan, max_call: timedelta) -> set[int]:
     }
 
 
+def hours_before(plan: Plan, max_call: timedelta) -> range:
+    """The hours of "startTime" (numbered since 1970) before the window in which a call may begin that ends in it."""
+    start = milliseconds(plan.window.start)
+    return range((start - as_ms(max_call)) // HOUR_MS, start // HOUR_MS)
+
+
 def begun_within(plan: Plan, max_call: timedelta) -> int | None:
     """The hour of "startTime" (numbered since 1970) that the window begins within, where its rows from there on were
     all read; None where the window begins with an hour.

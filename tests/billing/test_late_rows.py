@@ -48,7 +48,8 @@ def test_hours_leave_their_counts(world: World) -> None:
     world.write(row("a", DAY + 30 * MS, seconds=0.01), row("b", NOON), row("c", NOON + 1 * MS))
     assert world.day().exit_code == 0
     counts = world.ledger("hour, rows, peak", "hours")
-    assert [hour for hour, _, _ in counts] == [DAY + number * HOUR for number in range(24)]
+    # A call that ends in the window may have begun up to RECONCILE_MAX_CALL (24 h) before it.
+    assert [hour for hour, _, _ in counts] == [DAY + number * HOUR for number in range(-24, 24)]
     # b and c began before noon.
     assert {hour: rows for hour, rows, _ in counts if rows} == {DAY: 1, NOON - HOUR: 2}
     assert all(rows == peak for _, rows, peak in counts)
@@ -318,6 +319,16 @@ def test_late_rows_of_a_run_that_could_not_be_taken_down_are_named_by_the_next(
     assert world.nightly(MUCH_LATER).exit_code == 3
     monkeypatch.setattr(Ledger, "finish_run", real)
     assert late_in(world.nightly(MUCH_LATER).document)["unbilled"] == 1
+
+
+def test_a_late_row_of_a_call_that_began_before_the_first_window_and_ended_in_it(world: World) -> None:
+    world.subscribe()
+    ended = DAY + HOUR / 6
+    world.write(row("a", NOON), call("earlier", 0.5, DAY - HOUR / 4), call("long", 0.5, ended))
+    assert world.run(DAY, NEXT_NIGHT, "run").exit_code == 0
+    world.write(call("late", 0.5, ended), call("nobody's", 0.5, DAY - HOUR / 5))
+    assert world.run(NEXT_NIGHT, NEXT_NIGHT + NIGHT, "run").exit_code == 0
+    assert world.billed() == {("a", TEAM): 1, ("long", TEAM): 1, ("late", TEAM): 1}
 
 
 @pytest.mark.parametrize("minutes", [20, 40], ids=["before the edge", "behind it"])

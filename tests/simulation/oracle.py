@@ -21,7 +21,7 @@ from reconcile.domain.window import Window
 from .job import Ended
 from .lago import Event, Key
 from .litellm import Content, Row
-from .machine import EPOCH, HOUR, MINUTE, moment, shown
+from .machine import EPOCH, HOUR, MINUTE, shown
 from .world import World
 
 FAIL_ON = ("missing", "unbilled", "mismatched", "misdirected", "duplicate", "orphan", "rejected", "held")
@@ -306,8 +306,6 @@ class Oracle:
             gone_unseen = row.deleted_at is not None and row.key not in self.seen
             if row.status == "failure" or row.content.team in (None, "", "the-house") or not asked or gone_unseen:
                 continue
-            if not everything and self._began_before(row):
-                continue
             if row.mended:
                 if everything and row.deleted_at is None:
                     self._mended(row)
@@ -323,12 +321,6 @@ class Oracle:
                     f"lost: Lago bills {_list(strict)} for {len(rows)} rows of {group}: "
                     f"{[(row.key, self.named.get(row.key), self.ledger.held.get(row.key)) for row in rows]}"
                 )
-
-    def _began_before(self, row: Row) -> bool:
-        """Whether no run counted the hour that the call began in, and none has met its row: it is found by a backfill
-        alone, as the limits in docs/how-it-works.md say."""
-        hour = moment(row.start_ms // HOUR * HOUR + HOUR - 1)
-        return row.key not in self.seen and not any(window.start <= hour < window.end for window in self.asked)
 
     def _account(self, row: Row, events: list[Event]) -> bool:
         """Whether the row is accounted for as one that nobody is billed for; raises where that is not so any more."""
