@@ -86,6 +86,12 @@ class TestDuplicates:
         sliced = told_events(*settle_in_slices(rows, events, [BASE + 4]))
         assert sliced[f"e a {BASE + 3}"]["row_request_id"] == "r2"
 
+    @pytest.mark.parametrize(("at", "later"), [(1, 3), (2, 4)])
+    def test_a_later_row_is_named_only_where_it_is_nearer(self, at: int, later: int) -> None:
+        rows = [row("r1", at=0), row("r2", at=later)]
+        told = told_events(settle(rows, [*map(own, rows), live("e", at=at)]))
+        assert told[f"e a {BASE + at}"]["row_request_id"] == "r1"
+
     def test_of_two_rows_at_one_time_it_names_the_first_by_name(self) -> None:
         rows = [row("r2"), row("r1")]
         told = told_events(settle(rows, [*map(own, rows), live("e", at=3)]))

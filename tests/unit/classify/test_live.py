@@ -207,10 +207,18 @@ class TestLive:
         told = told_rows(settle(rows, [live("any", at=0, **NO_COST), live("one", at=5, response_cost=1.0)]))
         assert {name: r["event_id"] for name, r in told.items()} == {"r1": "one", "r2": "any"}
 
-    def test_an_alternating_path_through_rows_of_other_costs(self) -> None:
-        # `any` (all counts, no cost) comes first and takes the later row; `less` (a count less) can have that alone.
+    @pytest.mark.parametrize(
+        ("of_any", "of_less"),
+        [
+            ({}, {"completion_tokens": NAN}),
+            ({"model": ""}, {"model": "", "completion_tokens": NAN}),
+            ({}, NO_TOKENS),  # the model alone
+        ],
+    )
+    def test_an_alternating_path_through_rows_of_other_costs(self, of_any: Record, of_less: Record) -> None:
+        # `any` (all counts, no cost) comes first and takes the later row; `less` (it tells less) can have that alone.
         rows = [row("r1", at=0, spend=1.0), row("r2", at=4, spend=2.0)]
-        events = [live("any", at=5, **NO_COST), live("less", at=6, completion_tokens=NAN, **NO_COST)]
+        events = [live("any", at=5, **NO_COST, **of_any), live("less", at=6, **NO_COST, **of_less)]
         told = told_rows(settle(rows, events))
         assert {name: r["event_id"] for name, r in told.items()} == {"r1": "any", "r2": "less"}
 

@@ -52,6 +52,17 @@ def test_a_row_without_a_model_that_has_its_event_explains_no_other() -> None:
     assert same_in_slices(rows, events) == {"bare": "matched", "r2": "mismatched"}
 
 
+def test_the_least_cost_without_any_tokens_is_content_too() -> None:
+    """Nothing is compared but the cost and three counts of 0; a row that went out before its event is read is billed
+    twice."""
+    nothing: Record = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+    event = live(at=4, subscription_id="b", model="", **nothing)
+    assert same_in_slices([row(**nothing), row("r2", at=2, spend=7.0)], [event]) == {
+        "r1": "misdirected",
+        "r2": "missing",
+    }
+
+
 @pytest.mark.parametrize("changes", [{"subscription_id": "b", "response_cost": 0.7}, {"subscription_id": ""}])
 def test_an_event_that_has_nothing_in_common_with_a_row_does_not_hold_it(changes: Record) -> None:
     assert same_in_slices([row()], [live(at=2, **changes)]) == {"r1": "missing"}
