@@ -157,7 +157,7 @@ def run(
             if announce is not None:
                 announce(f"window {order.window} UTC")
                 if order.extended_from is not None:
-                    announce(f"begins where the last run ended, before {instant(order.extended_from)}")
+                    announce(f"begins where earlier runs left off, before {instant(order.extended_from)}")
                 if (before := left_before(settings, sides, order)) is not None:
                     announce(
                         f"nothing has billed this stream before: usage older than {instant(before)} is left alone; "
