@@ -110,8 +110,8 @@ def keep(run: Run, plan: Plan, books: Books) -> None:
         run.run_id,
         {_hour(number): (books.rows_of_hours.get(number, 0), there.get(number, 0)) for number in sorted(read)},
     )
-    # Hours that no window reaches back to: what ends in this one was read, and what is written later makes them grow.
-    before = hours_before(plan, run.settings.max_call)
+    # Hours that no run was asked for: what ends in this window was read, and what is written later makes them grow.
+    before = hours_before(plan, run.settings.max_call, ledger.asked_windows(stream))
     known = {_hour(number): (there.get(number, 0), there.get(number, 0)) for number in before}
     ledger.keep_hours(stream, run.run_id, known, replace=False)
     if (hour := begun_within(plan, run.settings.max_call)) is not None:

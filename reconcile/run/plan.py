@@ -325,10 +325,19 @@ def hours_read(plan: Plan, max_call: timedelta) -> set[int]:
     }
 
 
-def hours_before(plan: Plan, max_call: timedelta) -> range:
-    """The hours of "startTime" (numbered since 1970) before the window in which a call may begin that ends in it."""
+def hours_before(plan: Plan, max_call: timedelta, asked: Sequence[Window]) -> list[int]:
+    """The hours of "startTime" (numbered since 1970) before the window in which a call may begin that ends in it.
+
+    Those that an `asked` window touches are left out: their counts are that run's to tell.
+    """
     start = milliseconds(plan.window.start)
-    return range((start - as_ms(max_call)) // HOUR_MS, start // HOUR_MS)
+    hours = range((start - as_ms(max_call)) // HOUR_MS, start // HOUR_MS)
+    touched = [(milliseconds(one.start), milliseconds(one.end)) for one in asked]
+    return [
+        hour
+        for hour in hours
+        if not any(first < (hour + 1) * HOUR_MS and hour * HOUR_MS < last for first, last in touched)
+    ]
 
 
 def begun_within(plan: Plan, max_call: timedelta) -> int | None:
