@@ -104,12 +104,12 @@ class Deliveries(LedgerDatabase):
                 granted[place - 1] = False
         return granted
 
-    def in_batch(self, run_id: str, batch: int, transaction_ids: Sequence[str]) -> None:
-        """Makes sure that deliveries of a run are noted under the batch that they leave in: most are already."""
+    def in_batch(self, run_id: str, batch: int, transaction_ids: Sequence[str], were: Sequence[int]) -> None:
+        """Notes deliveries of a run under the batch that they leave in; `were` are those that they are noted under."""
         with self._begin() as connection:
             connection.execute(
                 text(statements.text("move_deliveries")),
-                {"run_id": run_id, "batch": batch, "ids": list(transaction_ids)},
+                {"run_id": run_id, "batch": batch, "ids": list(transaction_ids), "were": list(were)},
             )
 
     def sending(self, run_id: str, batches: Mapping[int, int]) -> None:

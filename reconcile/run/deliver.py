@@ -145,9 +145,11 @@ class _Answers:
         if self._run.lock is not None:
             self._run.lock.confirm()
         self.batches = max(self.batches, number)
-        moved = [name for name in names if self._batch_of[name] != self._before + number]
+        batch = self._before + number
+        moved = [name for name in names if self._batch_of[name] != batch]
         if moved:
-            self._run.sides.ledger.in_batch(self._run.run_id, self._before + number, moved)
+            were = sorted({self._batch_of[name] for name in moved})
+            self._run.sides.ledger.in_batch(self._run.run_id, batch, moved, were)
 
     def add(self, outcomes: list[Outcome]) -> None:
         self._statuses |= {outcome.http_status for outcome in outcomes}

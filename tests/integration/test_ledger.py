@@ -305,6 +305,18 @@ def test_the_journal_tells_what_became_of_each_event(ledger: Ledger, empty_datab
     ]
 
 
+def test_rows_that_leave_in_another_batch_are_noted_there(ledger: Ledger, empty_database_url: str) -> None:
+    claim(ledger, rows("r-1", "r-2", batch=1))
+    claim(ledger, rows("r-3", "r-4", batch=2))
+    ledger.in_batch("run-1", 3, ["llm_team-a_r-2", "llm_team-a_r-3"], [1, 2])
+    assert query(empty_database_url, "SELECT request_id, batch FROM reconcile.deliveries ORDER BY 1") == [
+        ("r-1", 1),
+        ("r-2", 3),
+        ("r-3", 3),
+        ("r-4", 2),
+    ]
+
+
 # --- what Lago said once
 
 
