@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 # The parts of a key, and those of them that are words.
 KEY = ("slice", "scope", "class", "reason", "charge_id", "model", "day")
 WORDS = ("scope", "class", "reason", "charge_id", "model")
-_COMPACT_AT = 400_000  # groups
+_COMPACT_AT = 100_000  # groups
 
 
 class Words:
@@ -80,6 +80,7 @@ class Groups:
         self._keys: list[Ints] = []  # chunks of (groups, key columns)
         self._values: list[Ints] = []  # chunks of (groups, counters and limbs)
         self._size = 0
+        self._compact_at = _COMPACT_AT
         # Amounts that do not fit limbs, by key.
         self._odd: dict[tuple[int, ...], Decimal] = {}
 
@@ -96,9 +97,11 @@ class Groups:
         self._keys.append(keys)
         self._values.append(_normal(sums, self._width))
         self._size += len(keys)
-        if self._size > _COMPACT_AT:
+        if self._size > self._compact_at:
             keys, sums = self.summed(range(len(KEY)))
             self._keys, self._values, self._size = [keys], [sums], len(keys)
+            # Where the keys are nearly all different, the next time comes only with as many again.
+            self._compact_at = max(_COMPACT_AT, 2 * self._size)
 
     def summed(self, columns: Sequence[int], only: int | None = None) -> tuple[Ints, Ints]:
         """Keys of these columns, each once, with their counters and limbs; `only` of one slice."""

@@ -38,10 +38,14 @@ def billable_spend(spend: Doubles) -> Doubles:
 
 
 class Tally:
-    """The running totals of one run. `days` gives the local day of each instant; slices are `slice_ms` long."""
+    """The running totals of one run. `days` gives the local day of each instant; slices are `slice_ms` long.
 
-    def __init__(self, days: Days, slice_ms: int) -> None:
-        self._days, self.slice_ms = days, slice_ms
+    `keeps_slices` keeps the totals of each slice apart, as `pack` and `rows_there` need them: of a long report that
+    would be most of the memory.
+    """
+
+    def __init__(self, days: Days, slice_ms: int, *, keeps_slices: bool = True) -> None:
+        self._days, self.slice_ms, self.keeps_slices = days, slice_ms, keeps_slices
         self._words = Words()
         self._rows = Groups(self._words, counters=4)  # count, prompt tokens, completion tokens, ambiguous
         self._events = Groups(self._words, counters=1)
@@ -111,7 +115,8 @@ class Tally:
 
     def _keys(self, frame: pd.DataFrame, times: Ints) -> list[Ints]:
         codes = {name: self._words.codes(frame[name]) for name in WORDS}
-        return [times // self.slice_ms, *codes.values(), self._days(times)]
+        slices = times // self.slice_ms if self.keeps_slices else np.zeros(len(times), np.int64)
+        return [slices, *codes.values(), self._days(times)]
 
     def _same_money(self, rows: pd.DataFrame, spend: Doubles) -> None:
         """Raises `BooksFault` where an agreeing pair does not hold the same money on both sides."""

@@ -91,7 +91,8 @@ class Books:
         for number in np.unique(numbers).tolist():
             days = DayTotals()
             days.add(where(inside, numbers == number))
-            self.days_of_slices[number] = days.lines()
+            if self.tally.keeps_slices:
+                self.days_of_slices[number] = days.lines()
             self.days.absorb(days.lines())
             self.days.losing_ids += days.losing_ids
 

@@ -175,7 +175,8 @@ def run(
 
 def _recorded(run: Run) -> Result:
     """Does the work, and writes it down in the ledger from begin to end."""
-    ledger, order, books = run.sides.ledger, run.order, new_books(run.settings, run.sides.metric)
+    ledger, order = run.sides.ledger, run.order
+    books = new_books(run.settings, run.sides.metric, sends=order.sends)
     _begin(ledger, run.sides.stream, order, run.run_id, run.timing, run.sides.litellm)
     widest = run.sides.lago.widest
     seen = reconcile(run, books)

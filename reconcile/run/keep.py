@@ -26,9 +26,11 @@ from reconcile.settings import Settings
 _QUARTER_MS = 900_000
 
 
-def new_books(settings: Settings, metric: Metric | None = None) -> Books:
-    """Empty books for a run."""
-    tally = Tally(lambda times: local_day_numbers(times, settings.time_zone), as_ms(settings.slice_length))
+def new_books(settings: Settings, metric: Metric | None = None, *, sends: bool = False) -> Books:
+    """Empty books for a run. One that sends hands the totals of its slices over to the next."""
+    tally = Tally(
+        lambda times: local_day_numbers(times, settings.time_zone), as_ms(settings.slice_length), keeps_slices=sends
+    )
     reach = (as_ms(settings.match_before), as_ms(settings.match_after))
     return Books(settings.event_code, tally, reach, aggregation=None if metric is None else metric.aggregation_type)
 
@@ -43,6 +45,7 @@ def deleted_rows(run: Run, plan: Plan, books: Books) -> Deleted:
         # What 0.1 packed is compressed, and told by its first byte: such a slice counts as not known.
         if totals[:1] == b"{":
             known[milliseconds(start) // books.tally.slice_ms] = books.tally.groups_of(totals)
+    books.tally.keeps_slices |= bool(known)  # what is there now is set beside it
     return Deleted(dict(plan.recount.cut), known, books.tally.slice_ms, as_ms(run.settings.max_call))
 
 

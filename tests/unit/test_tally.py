@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconcile.domain.document import EventTotals, Group, RowTotals
+from reconcile.domain.sums import KEY, Groups
 from reconcile.domain.tally import Tally, billable_spend
 from reconcile.domain.vocabulary import EVENT_CLASSES, ROW_CLASSES
 from reconcile.errors import BooksFault
@@ -204,20 +205,23 @@ RECORDS = st.lists(
 
 @given(RECORDS, st.integers(1, 19))
 def test_totals_are_the_sum_of_their_lines_however_they_come(found: list[dict[str, Any]], cut: int) -> None:
-    whole, parts = closed(*found), new()
+    """In one piece, in two, and where the slices are not kept apart."""
+    whole, parts, merged = closed(*found), new(), Tally(lambda times: times // DAY_MS, SLICE_MS, keeps_slices=False)
     for part in (found[:cut], found[cut:]):
-        parts.read(rows(*part), events())
-        parts.add_rows(row_verdicts(*part))
-    for tally in (whole, parts):
+        for tally in (parts, merged):
+            tally.read(rows(*part), events())
+            tally.add_rows(row_verdicts(*part))
+    for tally in (whole, parts, merged):
         tally.check()
         classes = tally.row_classes()
         total = classes.pop("total")
         assert total == sum(classes.values(), RowTotals())
         for groups in (tally.by_charge_id(), tally.by_model(), tally.by_day(), tally.by_charge_id_and_day()):
             assert total == sum((group.rows["total"] for group in groups), RowTotals())
-    assert whole.row_classes() == parts.row_classes()
-    assert whole.by_charge_id_and_day() == parts.by_charge_id_and_day()
-    assert whole.reasons() == parts.reasons()
+    for tally in (parts, merged):
+        assert whole.row_classes() == tally.row_classes()
+        assert whole.by_charge_id_and_day() == tally.by_charge_id_and_day()
+        assert whole.reasons() == tally.reasons()
 
 
 def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +234,30 @@ def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatc
     tally.check()
     assert tally.row_classes()["total"].spend == Decimal("2.0")
     assert len(tally.by_charge_id()) == 7
+
+
+def test_groups_that_stay_apart_are_not_compacted_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A month by the hour has more groups than any threshold: to sort all of them with each hour takes an hour."""
+    monkeypatch.setattr("reconcile.domain.sums._COMPACT_AT", 3)
+    compacted = []
+    summed = Groups.summed
+
+    def counting(self: Groups, *arguments: Any, **named: Any) -> Any:
+        compacted.append(1)
+        return summed(self, *arguments, **named)
+
+    monkeypatch.setattr(Groups, "summed", counting)
+    tally = new()
+    for number in range(200):
+        tally.add_rows(row_verdicts({"charge_id": f"team-{number}"}))
+    assert len(compacted) <= 7  # at 4, 9, 19, … groups
+
+
+def test_slices_that_nobody_asks_for_are_not_kept_apart() -> None:
+    tally = Tally(lambda times: times // DAY_MS, DAY_MS // 24, keeps_slices=False)
+    for hour in range(12):
+        tally.add_rows(row_verdicts({"usage_ms": NOON + hour * SLICE_MS}))
+    assert len(tally._rows.summed(range(len(KEY)))[0]) == 1
 
 
 @pytest.mark.parametrize("delivered", [0, 1, 2])
