@@ -54,9 +54,14 @@ class Pending:
     events: pd.DataFrame = field(default_factory=lambda: empty(EVENT_VERDICTS))
     twins: frozenset[Key] = frozenset()
 
-    def awaited_ms(self, reach: Reach) -> int | None:
-        """How far events have to be read, in ms, before every row here can be decided about; None where none waits."""
-        return int(self.rows["usage_ms"].max()) + reach.after if len(self.rows) else None
+    def awaited_ms(self, reach: Reach, unpaired_ms: int | None) -> int | None:
+        """How far events have to be read, in ms, before every row can be decided about; None where none waits.
+
+        `unpaired_ms` is the usage time of the latest row that may yet be found to be missing, None for none.
+        """
+        times = [unpaired_ms] if unpaired_ms is not None else []
+        times += [int(self.rows["usage_ms"].max())] if len(self.rows) else []
+        return max(times) + reach.after if times else None
 
 
 @dataclass(frozen=True, slots=True)
