@@ -37,6 +37,7 @@ RETRIEVALS = ("aget_responses", "afile_retrieve", "acreate_batch")
 ROW_MODELS = ("model", "group", "bridged", "part")
 
 DEFAULT_REACH = Reach(before=30_000, after=120_000)
+NO_DOUBT = Reach(before=0, after=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,14 @@ class Rules:
 
     `exclude` may hold `cache_hit` and `zero_cost`; `clickhouse` says that one transaction ID at two milliseconds is
     two events, and `copies` whether Lago bills each copy of one there (`billed`) or `one` of them. `own_ids` are the
-    charge IDs of the house itself. `aggregation` is the metric's type, and `own_number` the number of a row that it
+    charge IDs of the house itself. `doubt` is how far from a missing row an event may be its own; it has no width
+    where nobody asks. `aggregation` is the metric's type, and `own_number` the number of a row that it
     reads: `spend`, a count of tokens, `one` (each event counts 1), or None where that is not known.
     """
 
     code: str
     reach: Reach = DEFAULT_REACH
+    doubt: Reach = NO_DOUBT
     exclude: Collection[str] = ()
     clickhouse: bool = False
     own_ids: frozenset[str] = frozenset()
@@ -128,11 +131,13 @@ class Table:
         """The items at `places`, each column taken when it is asked for."""
         return _Part(self, places)
 
-    def joined(self, other: Table) -> Table:
-        """This one's items, then the other's."""
-        if not self.size:
-            return other
-        return Table({name: _joined(self[name], other[name]) for name in self.columns}, self.size + other.size)
+    def joined(self, *others: Table) -> Table:
+        """This one's items, then the others'."""
+        tables = [table for table in (self, *others) if table.size]
+        if len(tables) < 2:
+            return tables[0] if tables else self
+        columns = {name: _joined([table[name] for table in tables]) for name in self.columns}
+        return Table(columns, sum(table.size for table in tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +149,10 @@ class _Part:
         return self.table[name].take(self.places)
 
 
-def _joined(first: Any, second: Any) -> Any:
-    if isinstance(first, np.ndarray):
-        return np.concatenate((first, second))
-    return type(first)._concat_same_type([first, second])
+def _joined(columns: list[Any]) -> Any:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return type(columns[0])._concat_same_type(columns)
 
 
 def prepare_rows(rows: pd.DataFrame, rules: Rules, words: Words) -> Table:

@@ -1,8 +1,8 @@
 """Pairs by content: rows and LiteLLM's own live events, which share no ID. Pure.
 
-In this order: equal content on the same subscription; then, among what is left on both sides and repeats no row that
-has its event, one value off on the same subscription (`mismatched`); then equal content on another subscription
-(`misdirected`).
+In this order: equal content on the same subscription; then, among what is left on both sides, repeats no row that has
+its event and equals no row out of reach that has none, one value off on the same subscription (`mismatched`); then
+equal content on another subscription (`misdirected`).
 """
 
 from __future__ import annotations

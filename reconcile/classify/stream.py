@@ -23,6 +23,7 @@ from reconcile.classify.frames import (
     KINDS,
     REASON,
     REASONS,
+    ROW_MODELS,
     TOKENS,
     Rules,
     Table,
@@ -34,15 +35,17 @@ from reconcile.classify.frames import (
 from reconcile.classify.hints import Hints
 from reconcile.classify.identity import pair_by_id, pair_by_other_charge_id
 from reconcile.classify.judgement import adds_nothing, judged, own_numbers
-from reconcile.classify.pairing import Doubles, Ints
+from reconcile.classify.pairing import Doubles, Ints, in_reach
 from reconcile.classify.stages import Stages
 from reconcile.classify.work import Work, kinds_in
 from reconcile.domain.frames import EVENT_VERDICTS, EVENTS, ROW_VERDICTS, ROWS, constant, empty
+from reconcile.domain.vocabulary import Scope
 
 Texts = npt.NDArray[np.object_]
 
 _HAS_EVENT = ("matched", "matched_live", "unbilled", "mismatched", "misdirected")
 _REPEATS = (REASON["not_counted"], REASON["same_content"])
+_COMPARABLE = ("request_id", "start_ms", "usage_ms", "spend", *TOKENS, "subscription", *ROW_MODELS, "look")
 _FOREVER = np.iinfo(np.int64).max // 4
 # Bytes of a request ID. Neither the ledger nor Lago's Postgres store can index one of more than about 2,600, which
 # whoever calls the proxy may choose; no provider's own has more than a few hundred.
@@ -108,6 +111,8 @@ class Classification:
         # Settled rows that events still to come may repeat, and which events repeat what.
         self._recent = self._rows
         self._hints = Hints()
+        # Settled rows without an event, of each call: an event that waits or is still to come may be theirs.
+        self._missing: list[Table] = []
         # IDs of rows that have their own event: a further event of one may come much later.
         self._known_ids = np.empty(0, np.int64)
         self._serial = 0
@@ -118,6 +123,12 @@ class Classification:
         """How far both sides are settled: no row or event with an earlier time waits, or is still to come."""
         times = (self._rows["usage_ms"], self._events["time_ms"])
         return min([self._horizon_ms, *(int(waiting.min()) for waiting in times if len(waiting))])
+
+    @property
+    def latest_waiting_ms(self) -> int | None:
+        """The usage time of the latest row that waits, but for those that are read for their neighbours' sake alone."""
+        ours = self._rows["scope"] != self._words.others.numbers([Scope.CONTEXT.value])[0]
+        return int(self._rows["usage_ms"][ours].max()) if ours.any() else None
 
     def settle(
         self, rows: pd.DataFrame, events: pd.DataFrame, horizon_ms: int | None, delivered: Collection[str] = ()
@@ -229,10 +240,12 @@ class Classification:
     def _explain_leftovers(self, work: Work, stages: Stages) -> None:
         """The end of the window: what is left on both sides, with one value off or on another subscription.
 
-        An event that repeats a row which has its event is that row's, and not taken for another one's.
+        An event that repeats a row which has its event is that row's, and not taken for another one's. Nor is one that
+        equals a missing row out of reach: it is late, or a clock was off, and it holds that row back.
         """
         rows, events = work.waiting_rows(), work.waiting_events()
         events = events[~np.isin(self._hints.reasons(work.events["serial"][events]), _REPEATS)]
+        events = np.setdiff1d(events, self._late_events(work, rows, events))
         for what in ("cost", "tokens", "model", "subscription"):
             if what == "subscription":
                 work.pair(*stages.elsewhere(rows, events), "misdirected", "other_subscription")
@@ -240,6 +253,17 @@ class Classification:
                 work.pair(*stages.one_off(what, rows, events), "mismatched", what)
             rows = rows[work.rows["kind"][rows] == 0]
             events = events[work.events["kind"][events] == 0]
+
+    def _late_events(self, work: Work, rows: Ints, events: Ints) -> Ints:
+        """Those of `events` that equal a row out of reach without an event: one of `rows`, or one settled before."""
+        rows = rows[self._kinds_without_event(work, rows)[0] == KIND["missing"]]
+        missing = _comparable(work.rows, rows).joined(*self._missing)
+        if not len(missing) or not len(events):
+            return events[:0]
+        stages = Stages(missing, work.events.take(events), self.rules.doubt)
+        met, nearest = stages.twins(np.arange(len(missing)), np.arange(len(events)))
+        far = ~in_reach(stages.events.times[met] - stages.rows.times[nearest], self.rules.reach)
+        return events[met[far]]
 
     def _finish(self, work: Work, stages: Stages, *, last: bool) -> None:
         """Settles what nothing explains: at the end everything, before it what no later stage can pair."""
@@ -258,6 +282,10 @@ class Classification:
         work.settle_copies()
 
     def _finish_rows(self, work: Work, places: Ints) -> None:
+        work.rows["kind"][places], work.rows["reason"][places] = self._kinds_without_event(work, places)
+
+    def _kinds_without_event(self, work: Work, places: Ints) -> tuple[Ints, Ints]:
+        """Kind and reason (codes) of rows that nothing explains."""
         spend = work.rows["spend"][places]
         choices = {
             ("misdirected", "other_charge_id"): work.rows["earlier_sure"][places],
@@ -266,8 +294,10 @@ class Classification:
             ("excluded", "retrieval"): work.rows["retrieval"][places] & (spend == 0),
         }
         conditions, names = list(choices.values()), list(choices)
-        work.rows["kind"][places] = np.select(conditions, [KIND[kind] for kind, _ in names], KIND["missing"])
-        work.rows["reason"][places] = np.select(conditions, [REASON[reason] for _, reason in names], REASON["not_sent"])
+        return (
+            np.select(conditions, [KIND[kind] for kind, _ in names], KIND["missing"]),
+            np.select(conditions, [REASON[reason] for _, reason in names], REASON["not_sent"]),
+        )
 
     def _finish_events(self, work: Work, places: Ints) -> None:
         hint = self._hints.reasons(work.events["serial"][places])
@@ -291,12 +321,23 @@ class Classification:
         self._events = work.events.take(np.flatnonzero(~done))
         self._hints = self._hints.without(work.events["serial"][done_events])
         self._forget_recent(work.rows.take(np.flatnonzero(work.rows["kind"] != 0)))
+        missing = done_rows[work.rows["kind"][done_rows] == KIND["missing"]]
+        self._missing = [
+            table
+            for table in (*self._missing, _comparable(work.rows, missing))
+            if len(table) and int(table["usage_ms"].max()) + self.rules.doubt.after >= self.frontier_ms
+        ]
         return settled
 
     def _forget_recent(self, settled: Table) -> None:
         """Keeps of settled rows those that an event still to come may repeat."""
         near = settled["usage_ms"] + self.rules.reach.before + self.rules.reach.after >= self._horizon_ms
         self._recent = settled.take(np.flatnonzero(near))
+
+
+def _comparable(rows: Table, places: Ints) -> Table:
+    """What the content of rows is compared by."""
+    return Table({name: rows[name].take(places) for name in _COMPARABLE}, len(places))
 
 
 def _byte_lengths(texts: Any) -> Ints:

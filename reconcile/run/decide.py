@@ -1,8 +1,8 @@
 """Decides what becomes of rows that have no event: held back with a reason, or sent. Pure.
 
 A missing row waits until every event that could be its own has been read: an unexplained live event of equal content
-may lie hours away, where LiteLLM's queue or a clock was late. And where many rows are missing beside as many
-unexplained events that could be theirs, nothing is sent at all.
+may lie hours away, where LiteLLM's queue or a clock was late. So may one that repeats a later call of equal content.
+And where many rows are missing beside as many unexplained events that could be theirs, nothing is sent at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 
 from reconcile.classify import Reach
 from reconcile.classify.doubt import Doubt, doubt, late_events
+from reconcile.classify.frames import TOKENS
 from reconcile.domain.event import OWN_ID
 from reconcile.domain.frames import EVENT_VERDICTS, ROW_VERDICTS, among, changed, empty, joined, where
 from reconcile.domain.vocabulary import EventClass, Reason, RowClass, Scope
@@ -45,7 +46,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Missing rows (ROW_VERDICTS) and unexplained events (EVENT_VERDICTS) that are not decided about yet.
+    """Missing rows (ROW_VERDICTS), and the unexplained and second events (EVENT_VERDICTS) that may hold them back.
 
     `twins` are the keys of those rows that another row of equal content encloses in time.
     """
@@ -54,9 +55,14 @@ class Pending:
     events: pd.DataFrame = field(default_factory=lambda: empty(EVENT_VERDICTS))
     twins: frozenset[Key] = frozenset()
 
-    def awaited_ms(self, reach: Reach) -> int | None:
-        """How far events have to be read, in ms, before every row here can be decided about; None where none waits."""
-        return int(self.rows["usage_ms"].max()) + reach.after if len(self.rows) else None
+    def awaited_ms(self, reach: Reach, unpaired_ms: int | None) -> int | None:
+        """How far events have to be read, in ms, before every row can be decided about; None where none waits.
+
+        `unpaired_ms` is the usage time of the latest row that may yet be found to be missing, None for none.
+        """
+        times = [unpaired_ms] if unpaired_ms is not None else []
+        times += [int(self.rows["usage_ms"].max())] if len(self.rows) else []
+        return max(times) + reach.after if times else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class Due:
 
 
 def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: frozenset[Key], policy: Policy) -> Taken:
-    """Sorts fresh verdicts: missing rows and unexplained events wait, the rest is decided.
+    """Sorts fresh verdicts: missing rows wait, with unexplained and second events; the rest is decided.
 
     A row that was read as context alone belongs to another run's window: nothing becomes of it here.
     """
@@ -88,18 +94,34 @@ def take(pending: Pending, rows: pd.DataFrame, events: pd.DataFrame, twins: froz
     ours = ~among(rows["scope"], [Scope.CONTEXT])
     missing = ours & among(rows["class"], [RowClass.MISSING])
     pushable = ours & _pushable(rows, policy)
-    orphans = among(events["reason"], [Reason.NO_ROW]) & among(events["class"], [EventClass.ORPHAN])
+    could_hold = among(events["reason"], [Reason.NO_ROW]) & among(events["class"], [EventClass.ORPHAN])
+    could_hold |= _second_events(events)
     waiting = rows[missing]
     if twins:
         twins &= frozenset(zip(waiting["request_id"].tolist(), waiting["start_ms"].tolist(), strict=True))
     return Taken(
         rows=where(rows, ~missing & ~pushable),
         pushable=rows[pushable],
-        events=where(events, ~orphans),
+        events=where(events, ~could_hold),
         pending=Pending(
-            joined([pending.rows, waiting]), joined([pending.events, events[orphans]]), pending.twins | twins
+            joined([pending.rows, waiting]), joined([pending.events, events[could_hold]]), pending.twins | twins
         ),
     )
+
+
+def _second_events(events: pd.DataFrame) -> Bools:
+    """Live events that equal a row which has its event. One may be that of an equal row before, for which it came late.
+
+    One under an ID of ours is not: whatever its row was, it is not another one. Nor is one that tells the model alone,
+    and no cost or 0, as of images without a price: it repeats any of them.
+    """
+    second = among(events["class"], [EventClass.DUPLICATE]) & among(events["reason"], [Reason.SAME_CONTENT])
+    if second.any():
+        second[second] = ~events["transaction_id"][second].str.fullmatch(OWN_ID.pattern).to_numpy(bool)
+        second &= events[list(TOKENS)].notna().any(axis=1).to_numpy(bool) | (events["cost"].fillna(0.0) != 0).to_numpy(
+            bool
+        )
+    return np.asarray(second)
 
 
 def _pushable(rows: pd.DataFrame, policy: Policy) -> Bools:
@@ -124,7 +146,7 @@ def release(pending: Pending, events_until_ms: int, reach: Reach, *, is_beyond: 
 
 
 def release_events(pending: Pending, rows_until_ms: int, reach: Reach) -> tuple[pd.DataFrame, Pending]:
-    """Takes out the unexplained events that hold a row back, and those that no row can claim any more.
+    """Takes out the events that hold a row back, and those that no row can claim any more.
 
     `rows_until_ms` is how far rows were classified.
     """
@@ -171,16 +193,18 @@ def decide(
 
     The rows may be of many slices: `slice_ms` tells them apart, since a single one may be in doubt.
 
-    Only a row that could be sent otherwise claims an event. The doubt is about these rows, too, and is said before any
-    of them is held for an event of its own: a clock that is wrong makes every event look late.
+    Only a row that could be sent otherwise claims an event: an unexplained one before a second one, which has to lie
+    after it. The doubt is about these rows and unexplained events, and is said before any of them is held for an event
+    of its own: a clock that is wrong makes every event look late.
     """
     if rows.empty:
         return Decided(rows, pending, None)
     held = np.array([bool(reason) for reason in reasons], bool)
     told = list(reasons)
     sendable = np.flatnonzero(~held)
-    found = doubt(rows.iloc[sendable], pending.events, reach, slice_ms) if len(sendable) else None
-    claimed = late_events(rows.iloc[sendable], pending.events, reach) if len(sendable) else np.empty(0, np.int64)
+    second = among(pending.events["class"], [EventClass.DUPLICATE])
+    found = doubt(rows.iloc[sendable], where(pending.events, ~second), reach, slice_ms) if len(sendable) else None
+    claimed = _claimed(rows.iloc[sendable], pending.events, second, reach)
     late = sendable[claimed >= 0]
     for place in late.tolist():
         told[place] = Reason.LATE_EVENT.value
@@ -188,8 +212,8 @@ def decide(
     places = np.union1d(places, late)
     events = pending.events
     if len(late):
-        # The event stays an orphan, with the reason; it can hold no other row back.
-        events = events.assign(reason=changed(events["reason"], claimed[claimed >= 0], Reason.LATE_EVENT.value))
+        # The event is an orphan, with the reason; it can hold no other row back.
+        events = _held_for(events, claimed[claimed >= 0])
     decided = rows.assign(
         **{
             "class": changed(rows["class"], places, RowClass.HELD.value),
@@ -197,6 +221,32 @@ def decide(
         }
     )
     return Decided(decided, replace(pending, events=events), found)
+
+
+def _claimed(rows: pd.DataFrame, events: pd.DataFrame, second: Bools, reach: Reach) -> Ints:
+    """Per row the place of the event that holds it back, -1 for none."""
+    claimed = np.full(len(rows), -1, np.int64)
+    for places, width in ((np.flatnonzero(~second), reach), (np.flatnonzero(second), reach._replace(before=0))):
+        free = np.flatnonzero(claimed < 0)
+        if len(free) and len(places):
+            found = late_events(rows.iloc[free], events.iloc[places], width)
+            claimed[free[found >= 0]] = places[found[found >= 0]]
+    return claimed
+
+
+def _held_for(events: pd.DataFrame, places: Ints) -> pd.DataFrame:
+    """The events with those at `places` as orphans that hold a row back: they repeat no other row."""
+    held = np.zeros(len(events), bool)
+    held[places] = True
+    kinds = {"class": changed(events["class"], places, EventClass.ORPHAN.value)}
+    return events.assign(
+        **kinds,
+        reason=changed(events["reason"], places, Reason.LATE_EVENT.value),
+        row_request_id=events["row_request_id"].mask(held, ""),
+        row_start_ms=events["row_start_ms"].mask(held, 0),
+        row_spend=events["row_spend"].mask(held),
+        row_scope=changed(events["row_scope"], places, ""),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ EXIT_CODES = {"agreed": 0, "discrepancies": 1, "incomplete": 3}
 
 def reconcile(run: Run, books: Books) -> Seen:
     """What happens to a row, in order. A fault ends the sending; what was read before it is in the books."""
-    policy, reach, slice_ms = policy_of(run), run.doubt_reach, as_ms(run.settings.slice_length)
+    policy, reach, slice_ms = policy_of(run), run.rules.doubt, as_ms(run.settings.slice_length)
     courier, directory, seen = Courier(run, may_send=run.order.sends), directory_of(run), Seen()
     classification, pending, in_hand, counted = Classification(run.rules), Pending(), empty(ROW_VERDICTS), None
     try:
@@ -66,7 +66,7 @@ def reconcile(run: Run, books: Books) -> Seen:
             with Reader(run, plan, stretch, directory) as reader:
                 while True:
                     # The next part of both sides; nothing more at the end.
-                    part = reader.read(pending.awaited_ms(reach))
+                    part = reader.read(pending.awaited_ms(reach, classification.latest_waiting_ms))
                     books.read(part)
                     courier.note_listed(part)
 

@@ -34,7 +34,6 @@ class Run:
     rules: Rules
     shape: Shape
     event_shape: EventShape
-    doubt_reach: Reach
     halo: timedelta
 
     def figures(self) -> dict[str, Any]:
@@ -81,6 +80,7 @@ def begin(
         rules=Rules(
             code=settings.event_code,
             reach=Reach(as_ms(settings.match_before), as_ms(settings.match_after)),
+            doubt=Reach(as_ms(settings.doubt_before), as_ms(settings.doubt_after)),
             exclude=settings.exclude,
             clickhouse=sides.clickhouse,
             own_ids=settings.own_ids,
@@ -90,7 +90,6 @@ def begin(
         ),
         shape=Shape(settings.event_code, named, settings.precise_amount),
         event_shape=event_shape(sides.metric, settings.properties, clickhouse=sides.clickhouse),
-        doubt_reach=Reach(as_ms(settings.doubt_before), as_ms(settings.doubt_after)),
         # Chains of pairs have ended this far around what was asked for.
         halo=2 * (settings.match_before + settings.match_after),
     )

@@ -120,6 +120,82 @@ def test_late_events_beyond_the_edges_of_a_window(any_world: World) -> None:
     assert world.billed()["lost", TEAM] == 1
 
 
+def without_tokens(event: dict[str, Any]) -> dict[str, Any]:
+    """As LiteLLM's callback posts it for `/v1/responses`: the model and the cost, no more."""
+    properties = {name: value for name, value in event["properties"].items() if not name.endswith("_tokens")}
+    return {**event, "properties": properties}
+
+
+def test_a_late_event_is_not_taken_for_that_of_a_neighbour(any_world: World) -> None:
+    """It is in reach of a call of another cost, and equals one that it arrives too late for: it holds that one back."""
+    world = any_world
+    world.subscribe()
+    late, lost = row("late", NOON, spend=3.0), row("lost", NOON + 150 * SECOND, spend=0.5)
+    world.write(late, lost)
+    world.live(NOON + 180 * SECOND, without_tokens(live_event(late, "of-late")))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"held": 1, "delivered": 1})
+    assert world.held() == {"late": "late_event"}
+    assert ran.document.reasons["orphan"] == {"late_event": 1}
+    assert world.billed()["lost", TEAM] == 1
+
+
+def test_a_row_that_the_end_alone_decides_about_waits_for_events_beyond_it(any_world: World) -> None:
+    """An event of another cost could be either row's, and is the last one's. The other row's own comes hours later."""
+    world = any_world
+    world.subscribe()
+    first, last = (
+        row(name, DAY + NIGHT - s * SECOND, spend=cost) for name, s, cost in (("a", 60, 3.0), ("b", 50, 4.0))
+    )
+    world.write(first, last)
+    world.live(DAY + NIGHT - 40 * SECOND, without_tokens(live_event({**last, "spend": 9.0}, "of-either")))
+    world.live(DAY + NIGHT + 3 * HOUR, live_event(first, "of-first"))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"mismatched": 1, "held": 1})
+    assert world.held() == {"a": "late_event"}
+
+
+def test_a_late_event_that_repeats_a_later_call_holds_its_own_row_back(any_world: World) -> None:
+    """Two equal calls, whose events come together: both are in reach of the second alone, and one is the first's."""
+    world = any_world
+    world.subscribe()
+    first, second = row("first", NOON), row("second", NOON + 150 * SECOND)
+    world.write(first, second)
+    world.live(NOON + 180 * SECOND, live_event(first, "of-first"))
+    world.live(NOON + 181 * SECOND, live_event(second, "of-second"))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"matched_live": 1, "held": 1})
+    assert world.held() == {"first": "late_event"}
+    assert events_in(ran.document) == {"matched_live": 1, "orphan": 1}
+    assert ran.document.reasons["orphan"] == {"late_event": 1}
+
+
+def test_a_bot_s_events_that_come_all_at_once_hold_its_calls_back(any_world: World) -> None:
+    """A call a minute for an hour, all alike: most events look like second ones of the last calls."""
+    world = any_world
+    world.subscribe()
+    calls = [row(f"bot-{n}", NOON + n * 60 * SECOND) for n in range(60)]
+    world.write(*calls)
+    for n, one in enumerate(calls):
+        world.live(NOON + HOUR + n * SECOND, live_event(one, f"of-{n}"))
+    ran = world.day()
+    assert rows_in(ran.document)["held"] + rows_in(ran.document)["matched_live"] == 60
+    assert world.requests()["send"] == 0
+
+
+def test_a_second_event_of_an_earlier_call_holds_no_row_back(any_world: World) -> None:
+    """It came before that row's call had ended, so it is not the row's."""
+    world = any_world
+    world.subscribe()
+    first, lost = row("first", NOON), row("lost", NOON + 600 * SECOND)
+    world.write(first, lost)
+    world.live(NOON + 1 * SECOND, live_event(first, "of-first"))
+    world.live(NOON + 2 * SECOND, live_event(first, "again"))
+    ran = world.day()
+    assert (ran.exit_code, rows_in(ran.document)) == (1, {"matched_live": 1, "delivered": 1})
+    assert events_in(ran.document) == {"matched_live": 1, "duplicate": 1}
+
+
 def test_a_late_event_after_slices_that_agreed_before(world: World) -> None:
     """The next day has agreed, and is left unread but where a row waits for what may lie there."""
     world.subscribe()

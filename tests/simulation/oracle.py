@@ -8,6 +8,7 @@ cost nothing are one group a subscription.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from reconcile.domain.document import Document, EventTotals, RowTotals
+from reconcile.domain.instants import as_ms
 from reconcile.domain.window import Window
 
 from .job import Ended
@@ -109,10 +111,18 @@ class Oracle:
             )
 
     def _not_there_before(self, event: Event, row: Row, run: Run, what: str) -> None:
-        """The row's live event was not there when the run began, or is one that bills nobody."""
+        """The row's live event was not there when the run began, or is one that bills nobody.
+
+        Which of two equal rows an event is for cannot be told. So as many of the group's rows as can have an event of
+        their own have one, and that must be as many without this row: it is one that is left over.
+        """
         if row.mended:
             return  # a live event with the old values is not the row's by its content
-        group = [other for other in self.world.table.rows if _group(other.content) == _group(row.content)]
+        group = [
+            other
+            for other in self.world.table.rows
+            if _group(other.content) == _group(row.content) and other.status != "failure"
+        ]
         there = [
             one
             for one in self.world.lago.events
@@ -124,8 +134,29 @@ class Oracle:
         # A row that has its event by ID explains its live one as well: that one is nobody else's.
         known = {one.of for one in there if one.by in ("job", "callback")}
         there = [one for one in there if one.by in ("job", "callback") or one.of not in known]
-        if len(there) >= len([one for one in group if one.status != "failure"]):
+        could_be = {other.key: [one.number for one in there if self._could_be(one, other, group)] for other in group}
+        others = {key: numbers for key, numbers in could_be.items() if key != row.key}
+        if _most_pairs(could_be) > _most_pairs(others):
             raise Wrong(f"billed twice: {what}: Lago had {_list(there)} before the run began")
+
+    def _could_be(self, event: Event, row: Row, group: list[Row]) -> bool:
+        """Whether the event is the row's in truth, or could be by its content and time.
+
+        A second event of one call is not that of an equal call which ended later, and out of reach of it.
+        """
+        if event.of == row.key:
+            return True
+        if event.by in ("job", "callback") or not _fits(event, row):
+            return False
+        if self._in_reach(event, row):
+            return True
+        settings, after = self.world.settings, event.time_ms - row.usage_ms
+        second = any(self._in_reach(event, other) and _fits(event, other) for other in group)
+        return (0 if second else -as_ms(settings.doubt_before)) <= after <= as_ms(settings.doubt_after)
+
+    def _in_reach(self, event: Event, row: Row) -> bool:
+        settings = self.world.settings
+        return -as_ms(settings.match_before) <= event.time_ms - row.usage_ms <= as_ms(settings.match_after)
 
     def _changed(self, run: Run, until: int) -> bool:
         """Whether a subscription or plan changed while the run was at work, or before and Lago's clock was late."""
@@ -281,7 +312,7 @@ class Oracle:
                 raise wrong
         elif kind in ("mismatched", "misdirected"):
             # Where nothing is paid and tokens alone differ, it could be any of the team's free calls.
-            if not row.mended and not free:
+            if not row.mended and not free and not (reason == "cost" and self._any_of_the_model(row, run)):
                 raise wrong
         elif kind == "rejected":
             if run.calm:
@@ -291,6 +322,21 @@ class Oracle:
                 raise wrong
         elif kind not in ("duplicate",):
             raise wrong
+
+    def _any_of_the_model(self, row: Row, run: Run) -> bool:
+        """Whether an event in reach tells no more than the row's model and another cost: it may be any call's.
+
+        One whose own row is there without another event is that row's, in reach of it or not.
+        """
+        for event in self.world.lago.events:
+            if event.by != "litellm" or "total_tokens" in event.properties or event.of is None:
+                continue
+            own = self.world.row(event.of)
+            alike = event.subscription_id == row.content.team and event.properties["model"] == _bare(row.content)
+            further = any(other.of == own.key and other is not event for other in self.world.lago.events)
+            if alike and self._in_reach(event, row) and (further or own.mended or not own.there(run.started)):
+                return True
+        return False
 
     # --- at rest
 
@@ -347,8 +393,39 @@ def _carries(event: Event, content: Content) -> bool:
         and properties.get("prompt_tokens") == str(content.prompt)
         and properties.get("completion_tokens") == str(content.completion)
         and properties.get("total_tokens") == str(content.tokens)
-        and properties.get("model") == content.model.removeprefix("openai/")
+        and properties.get("model") == _bare(content)
     )
+
+
+def _bare(content: Content) -> str:
+    return content.model.removeprefix("openai/")
+
+
+def _fits(event: Event, row: Row) -> bool:
+    """Whether all that a live event tells is what the row says."""
+    properties, content = event.properties, row.content
+    tokens = {"prompt_tokens": content.prompt, "completion_tokens": content.completion, "total_tokens": content.tokens}
+    return (
+        _equal(event, row)
+        and properties["model"] == _bare(content)
+        and all(properties.get(name, count) == count for name, count in tokens.items())
+    )
+
+
+def _most_pairs(could_be: Mapping[Key, Sequence[int]]) -> int:
+    """The largest number of pairs of a row and an event that could be its own, each in one pair (Kuhn)."""
+    row_of: dict[int, Key] = {}
+
+    def place(row: Key, tried: set[int]) -> bool:
+        for event in could_be[row]:
+            if event not in tried:
+                tried.add(event)
+                if event not in row_of or place(row_of[event], tried):
+                    row_of[event] = row
+                    return True
+        return False
+
+    return sum(place(row, set()) for row in could_be)
 
 
 def _equal(event: Event, row: Row) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from reconcile.classify import Reach
-from reconcile.run.decide import Pending, decide, release, release_events
+from reconcile.domain.frames import joined
+from reconcile.run.decide import Pending, Policy, decide, release, release_events, take
 
 from .frames import NOON, event_verdicts, row_verdicts
 
@@ -71,3 +73,52 @@ def test_an_event_waits_while_a_row_may_still_claim_it() -> None:
     explained, left = release_events(pending, NOON + 2 * HOUR, REACH)
     assert explained["transaction_id"].tolist() == ["e1"]
     assert left.events["transaction_id"].tolist() == ["e0"]
+
+
+def second(*times: int, **values: Any) -> pd.DataFrame:
+    """Second events of calls that have their own, at these times (ms after noon)."""
+    told = {"transaction_id": "again", "row_request_id": "other", "row_scope": "window", "row_spend": 1.0}
+    return orphans(*times, **{**told, "class": "duplicate", "reason": "same_content", **values})
+
+
+def decided_with(events: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
+    """The reasons of two missing rows, of noon and an hour later, and the events that wait beside them."""
+    taken = take(Pending(), missing(0, HOUR, reason="not_sent"), events, frozenset(), Policy(1000.0))
+    found = decide(taken.pending.rows, ["", ""], taken.pending, REACH)
+    return found.rows["reason"].tolist(), found.pending.events
+
+
+def test_a_second_event_holds_a_row_before_it_back_and_is_an_orphan_then() -> None:
+    reasons, events = decided_with(second(HOUR // 2))
+    assert reasons == ["late_event", "not_sent"]
+    (event,) = events.to_dict("records")
+    assert (event["class"], event["reason"]) == ("orphan", "late_event")
+    assert (event["row_request_id"], event["row_start_ms"], event["row_scope"]) == ("", 0, "")
+    assert pd.isna(event["row_spend"])
+
+
+def test_a_second_event_that_holds_no_row_back_stays_what_it_is() -> None:
+    for before_both in (second(-1), second(7 * HOUR + 1)):
+        assert decided_with(before_both)[0] == ["not_sent", "not_sent"]
+        assert decided_with(before_both)[1].equals(before_both)
+
+
+def test_an_unexplained_event_holds_a_row_back_before_a_second_one_does() -> None:
+    reasons, events = decided_with(joined([orphans(-HOUR), second(1)]))
+    assert reasons == ["late_event", "not_sent"]
+    assert events["class"].tolist() == ["orphan", "duplicate"]
+
+
+def test_second_events_make_no_doubt_and_those_of_ours_hold_nothing_back() -> None:
+    times = [n * 1_000 for n in range(20)]
+    found = decide(missing(*times), [""] * 20, Pending(events=second(*times)), REACH)
+    assert found.doubt is None
+    assert found.rows["class"].eq("held").all()
+    assert decided_with(second(HOUR // 2, transaction_id=f"llm_{7:032x}"))[0] == ["not_sent", "not_sent"]
+
+
+def test_a_second_event_that_tells_the_model_alone_holds_nothing_back() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("cost", "prompt_tokens", "completion_tokens", "total_tokens"), math.nan)
+    assert decided_with(second(HOUR // 2, **nothing))[0] == ["not_sent", "not_sent"]
+    assert decided_with(second(HOUR // 2, **nothing | {"cost": 0.0}))[0] == ["not_sent", "not_sent"]
+    assert decided_with(second(HOUR // 2, **nothing | {"cost": 0.1}))[0] == ["late_event", "not_sent"]

@@ -130,6 +130,8 @@ def backfill_labelled(name: str, ground: Ground) -> Document:
         LAGO_API_CHARGE_BY="end_user_id" if name.endswith("end_user") else "team_id",
         RECONCILE_MATCH_BEFORE=f"{reach.before // 1_000}s",
         RECONCILE_MATCH_AFTER=f"{reach.after // 1_000}s",
+        # A call's second event holds back an equal call that was made seconds before, else.
+        RECONCILE_DOUBT_AFTER=f"{reach.after // 1_000}s",
     )
 
 

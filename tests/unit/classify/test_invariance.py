@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconcile.classify import Rules, Settled
+from reconcile.classify import Reach, Rules, Settled
 from reconcile.domain.vocabulary import EVENT_REASONS, ROW_REASONS, EventClass, RowClass
 
 from .worlds import (
@@ -42,6 +42,7 @@ RULE_BOOKS = {
     "sum of costs": Rules(CODE, REACH, aggregation="sum_agg", own_number="spend"),
     "sum of tokens": Rules(CODE, REACH, clickhouse=True, aggregation="sum_agg", own_number="total_tokens"),
     "unique": Rules(CODE, REACH, aggregation="unique_count_agg"),
+    "doubt": Rules(CODE, REACH, doubt=Reach(before=9, after=2_500)),
 }
 NUMBERS = {"spend": "response_cost", "total_tokens": "total_tokens"}
 

@@ -119,6 +119,36 @@ class TestLive:
         rows, events = one([row(spend=NAN)], [live(response_cost=NAN, malformed=True)])
         assert (rows, events) == (["mismatched: invalid_spend"], ["mismatched: invalid_spend"])
 
+    @pytest.mark.parametrize("what", [{"response_cost": 1.0, **NO_TOKENS}, {"subscription_id": "b"}, {"model": "mini"}])
+    def test_an_event_that_equals_a_missing_row_out_of_reach_is_not_taken_for_a_neighbour(self, what: Record) -> None:
+        """Else the row that it is late for would be sent: it is not looked at for another row."""
+        changes = {"response_cost": "spend", "subscription_id": "subscription_id", "model": "model"}
+        own_values = {changes[name]: value for name, value in what.items() if name in changes}
+        late, neighbour = row("late", **own_values), row("neighbour", at=20)
+        event = live(at=22, **what)
+        both = [late, neighbour]
+        apart = Rules(CODE, REACH, doubt=Reach(before=3, after=21))
+        assert one(both, [event], apart)[1] in (
+            ["mismatched: cost"],
+            ["misdirected: other_subscription"],
+            ["mismatched: model"],
+        )
+        reached = Rules(CODE, REACH, doubt=Reach(before=3, after=22))
+        missing = ["missing: not_sent", "missing: not_sent"]
+        assert one(both, [event], reached) == (missing, ["orphan: no_row"])
+        for cut in range(-1, 40, 4):  # the late row may have been handed over long before
+            told = settle_in_slices(both, [event], [BASE + cut, BASE + cut + 9], reached)
+            assert told_events(*told)[f"e1 {event['subscription_id']} {event['time_ms']}"]["reason"] == "no_row"
+
+    def test_a_row_that_has_an_event_or_cannot_be_sent_keeps_no_other_event_from_a_neighbour(self) -> None:
+        rules = Rules(CODE, REACH, doubt=Reach(before=3, after=30))
+        event = live(at=22, response_cost=1.0, **NO_TOKENS)
+        neighbour = row("neighbour", at=20)
+        for other in (row("other", spend=1.0, status="failure"), row("other", spend=1.0, earlier_sure=True)):
+            assert one([other, neighbour], [event], rules)[1] == ["mismatched: cost"]
+        other = row("other", spend=1.0)
+        assert one([other, neighbour], [own(other), event], rules)[1] == ["matched", "mismatched: cost"]
+
     def test_misdirected(self) -> None:
         label = "misdirected: other_subscription"
         assert one([row()], [live(subscription_id="b")]) == ([label], [label])
