@@ -289,6 +289,49 @@ class TestDoubt:
         )
 
 
+    @pytest.mark.parametrize(("others", "ratio"), [(10, 0.92), (11, None)])
+    def test_a_currency_that_one_in_ten_costs_does_not_follow(self, others: int, ratio: float | None) -> None:
+        rows = lost(100)
+        events = [
+            event | {"response_cost": event["response_cost"] * (0.92 if i >= others else 3.0)}
+            for i, event in enumerate(of(rows, 3, model="alias"))
+        ]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio == (None if ratio is None else pytest.approx(ratio))
+
+    @pytest.mark.parametrize(
+        ("offset", "differing", "ratio", "begins", "cause"),
+        [
+            (0, {"time": 300, "model": 300}, None, "0 s later; different: model in 300).", "a clock is off"),
+            (-1_500, {"time": 600}, None, "1.5 s earlier; no value differs but the time).", "a clock is off"),
+            (
+                7_200_000,
+                {"subscription": 1_200, "time": 1},
+                None,
+                "7,200 s later; different: subscription in 1,200).",
+                "LAGO_API_CHARGE_BY",
+            ),
+            (10, {"time": 299, "subscription": 301}, None, "0.01 s later; ", "LAGO_API_CHARGE_BY"),
+            (10, {"subscription": 300, "cost": 300}, 0.92, "0.01 s later; ", "LAGO_API_CHARGE_BY"),
+            (10, {"subscription": 299, "cost": 300}, 0.92, "0.01 s later; ", "Every cost in Lago is 0.92 times"),
+            (10, {"subscription": 299, "cost": 299}, 0.92, "0.01 s later; ", "Another proxy, or another program"),
+            (10, {"subscription": 299, "cost": 300}, None, "0.01 s later; ", "Another proxy, or another program"),
+        ],
+    )
+    def test_its_words(
+        self, offset: int, differing: dict[str, int], ratio: float | None, begins: str, cause: str
+    ) -> None:
+        """A cause is named where half of the events or more have it, the first of them."""
+        text = Doubt(1_000, 600, offset, tuple(differing.items()), ratio).text()
+        assert text.startswith(
+            "1,000 rows are missing, and for 600 of them Lago holds an event that no row explains and that could be "
+            f"theirs (median {begins}"
+        )
+        assert cause in text
+        assert sum(one in text for one in ("a clock is off", "CHARGE_BY", "times the row's", "Another proxy, or")) == 1
+
+
 class TestDoubtOfASlice:
     """100 rows lost all their events; in the next slice 30 rows lie under another charge ID, at another cost."""
 
