@@ -63,3 +63,12 @@ def test_amounts_of_17_digits_about_the_least_that_fits(least: float) -> None:
     values = least * (1 + np.arange(50) * 1e-15)
     assert any(len(repr(value).split("e")[0]) == 18 for value in values.tolist())
     assert exact.total(values) == add(decimal_of(value) for value in values.tolist())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_amounts_with_few_decimals_up_to_a_thousand(sign: int) -> None:
+    """From 792.29 USD on they fill the fourth limb, too."""
+    values = sign * np.array([0.000000000001, 1.5, 64.0, 792.28, 792.29, 999.5, 999.999999999999, 1_000.0, 1_000.25])
+    for value in values:
+        assert exact.total(values[values == value]) == decimal_of(float(value))
+    assert exact.total(values) == add(decimal_of(value) for value in values.tolist())

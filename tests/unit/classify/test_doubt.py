@@ -87,6 +87,8 @@ class TestLateEvents:
     def test_what_tells_more_comes_first(self) -> None:
         rows = [row("r1"), row("r2", prompt_tokens=9)]
         assert held(rows, [live("e1", at=500, **NO_TOKENS), live("e2", at=900)]) == {"r1": "e2", "r2": "e1"}
+        near = [row("r1", at=100), row("r2", prompt_tokens=9)]
+        assert held(near, [live("e1", at=900), live("e2", at=500, **NO_TOKENS)]) == {"r1": "e1", "r2": "e2"}
 
     def test_a_clock_that_is_off_holds_every_row(self) -> None:
         rows = [row(f"r{i}", at=86_400 * i, spend=0.25 + i % 7) for i in range(1_000)]
@@ -300,6 +302,17 @@ class TestDoubt:
         assert found is not None
         assert found.cost_ratio == (None if ratio is None else pytest.approx(ratio))
 
+    def test_a_currency_beside_calls_whose_cost_is_no_other(self) -> None:
+        """Calls of which Lago knows no cost, or the row's, say nothing about the others."""
+        rows = lost(100)
+        events = of(rows, 150_000, model="alias")
+        for i, event in enumerate(events):
+            event["response_cost"] = (event["response_cost"] * 0.92, event["response_cost"], NAN)[i % 3]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio == pytest.approx(0.92)
+        assert dict(found.differing) == {"model": 100, "cost": 34}
+
     @pytest.mark.parametrize(
         ("offset", "differing", "ratio", "begins", "cause"),
         [
@@ -349,6 +362,17 @@ class TestDoubtOfASlice:
         assert found is not None
         assert (found.rows, found.events) == (30, 30)
         assert dict(found.differing) == {"subscription": 30, "cost": 30}
+
+    def test_what_differs_in_other_slices_is_not_told(self) -> None:
+        morning = [row(f"m{i}", at=i * 1_000, spend=5.0 + i, subscription_id="b", charge_id="b") for i in range(100)]
+        rows = [row(f"r{i}", at=20 * self.HOUR + i * 1_000, spend=0.25 + i) for i in range(30)]
+        other_cost = of(morning[:1], 150_000, response_cost=99.0, model="alias")
+        events = [event | {"transaction_id": f"o{i}"} for i, event in enumerate(other_cost)]
+        missing, orphans = leftovers([*morning, *rows], [*events, *of(rows, 150_000, model="alias")])
+        found = doubt(missing, orphans, REACH, self.HOUR)
+        assert found is not None
+        assert (found.rows, found.events, found.differing) == (30, 30, (("model", 30),))
+        assert found.cost_ratio is None
 
     def test_of_twenty_rows_or_more(self) -> None:
         assert doubt(*self.frames(19), REACH, self.HOUR) is None
