@@ -366,7 +366,7 @@ class TestDoubtOfASlice:
     def test_what_differs_in_other_slices_is_not_told(self) -> None:
         morning = [row(f"m{i}", at=i * 1_000, spend=5.0 + i, subscription_id="b", charge_id="b") for i in range(100)]
         rows = [row(f"r{i}", at=20 * self.HOUR + i * 1_000, spend=0.25 + i) for i in range(30)]
-        other_cost = of(morning[:1], 150_000, response_cost=99.0, model="alias")
+        other_cost = of(morning[:1], 150_000, response_cost=999.0, model="alias")
         events = [event | {"transaction_id": f"o{i}"} for i, event in enumerate(other_cost)]
         missing, orphans = leftovers([*morning, *rows], [*events, *of(rows, 150_000, model="alias")])
         found = doubt(missing, orphans, REACH, self.HOUR)
