@@ -290,7 +290,6 @@ class TestDoubt:
             == expected
         )
 
-
     @pytest.mark.parametrize(("others", "ratio"), [(10, 0.92), (11, None)])
     def test_a_currency_that_one_in_ten_costs_does_not_follow(self, others: int, ratio: float | None) -> None:
         rows = lost(100)
