@@ -30,7 +30,7 @@ def differences(row: pd.DataFrame, events: pd.DataFrame, rules: Rules) -> list[t
             "subscription": found.subscription.rows[0] == found.subscription.events[place],
             "cost": costs[place],
             "model": models[place],
-            "tokens": tokens is None or (tokens.rows[0] == tokens.events[place] and tokens.rows[0] >= 0),
+            "tokens": tokens is None or tokens.rows[0] == tokens.events[place],  # a row has each of its counts
         }
         told.append(tuple(name for name, same in equal.items() if not same))
     return told

@@ -44,3 +44,31 @@ def test_more_digits_than_a_decimal_context_holds() -> None:
 @pytest.mark.parametrize("values", [[], [float("nan")], [float("inf"), float("-inf")]])
 def test_what_is_no_amount_counts_nothing(values: list[float]) -> None:
     assert exact.total(np.array(values, np.float64)) == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_sum_that_fills_one_limb_alone(place: int) -> None:
+    """What is left when amounts of either sign cancel."""
+    limbs = np.zeros((1, 4), np.int64)
+    limbs[0, place] = 3
+    assert exact.as_decimals(limbs) == [Decimal(f"{3 << 32 * place}e-26")]
+
+
+def test_a_sum_of_nothing_is_a_plain_zero() -> None:
+    assert [str(amount) for amount in exact.as_decimals(np.zeros((1, 4), np.int64))] == ["0"]
+
+
+@pytest.mark.parametrize("least", [5e-11, 1e-10, 1.7e-10])
+def test_amounts_of_17_digits_about_the_least_that_fits(least: float) -> None:
+    values = least * (1 + np.arange(50) * 1e-15)
+    assert any(len(repr(value).split("e")[0]) == 18 for value in values.tolist())
+    assert exact.total(values) == add(decimal_of(value) for value in values.tolist())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_amounts_with_few_decimals_up_to_a_thousand(sign: int) -> None:
+    """From 792.29 USD on they fill the fourth limb, too."""
+    values = sign * np.array([0.000000000001, 1.5, 64.0, 792.28, 792.29, 999.5, 999.999999999999, 1_000.0, 1_000.25])
+    for value in values:
+        assert exact.total(values[values == value]) == decimal_of(float(value))
+    assert exact.total(values) == add(decimal_of(value) for value in values.tolist())

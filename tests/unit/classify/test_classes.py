@@ -13,6 +13,7 @@ from .worlds import (
     BASE,
     CODE,
     NAN,
+    NO_COST,
     NO_TOKENS,
     REACH,
     Record,
@@ -85,6 +86,12 @@ class TestDuplicates:
         assert told_events(settle(rows, events))[f"e a {BASE + 3}"]["row_request_id"] == "r2"
         sliced = told_events(*settle_in_slices(rows, events, [BASE + 4]))
         assert sliced[f"e a {BASE + 3}"]["row_request_id"] == "r2"
+
+    def test_each_of_many_names_its_own_row(self) -> None:
+        rows = [row(f"r{i}", spend=1.0 + i) for i in range(3)]
+        repeats = [live(f"e{i}", at=1, response_cost=1.0 + i) for i in range(3)]
+        told = told_events(settle(rows, [*map(own, rows), *repeats]))
+        assert [told[f"e{i} a {BASE + 1}"]["row_request_id"] for i in range(3)] == ["r0", "r1", "r2"]
 
     @pytest.mark.parametrize(("at", "later"), [(1, 3), (2, 4)])
     def test_a_later_row_is_named_only_where_it_is_nearer(self, at: int, later: int) -> None:
@@ -236,6 +243,9 @@ class TestOwn:
 
     def test_without_such_ids_they_are_like_others(self) -> None:
         assert one([row(**self.IDS)], [live(**self.IDS)]) == (["matched_live"], ["matched_live"])
+
+    def test_an_event_that_says_nothing_is_theirs_all_the_same(self) -> None:
+        assert one([], [live(model="", **self.IDS, **NO_COST, **NO_TOKENS)], self.HOUSE)[1] == ["own"]
 
     def test_a_customer_of_the_house(self) -> None:
         event = live(subscription_id="sub-1", charge_id="house")

@@ -40,6 +40,13 @@ def test_a_row_without_a_model_equals_any() -> None:
     assert differing({"model": "gpt-3"}, model="", model_group="") == ()
 
 
+def test_counts_of_nothing_are_counts() -> None:
+    nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+    assert differing({name: float(count) for name, count in nothing.items()}, **nothing) == ()
+    assert differing({}, **nothing) == ("tokens",)
+    assert differing({"total_tokens": 0.5}, **nothing) == ("tokens",)
+
+
 def test_events_in_their_order() -> None:
     events = events_frame([live("e1", response_cost=9.0), live("e2"), live("e3", subscription_id="b")])
     assert differences(rows_frame([row()]), events, RULES) == [("cost",), (), ("subscription",)]

@@ -87,6 +87,8 @@ class TestLateEvents:
     def test_what_tells_more_comes_first(self) -> None:
         rows = [row("r1"), row("r2", prompt_tokens=9)]
         assert held(rows, [live("e1", at=500, **NO_TOKENS), live("e2", at=900)]) == {"r1": "e2", "r2": "e1"}
+        near = [row("r1", at=100), row("r2", prompt_tokens=9)]
+        assert held(near, [live("e1", at=900), live("e2", at=500, **NO_TOKENS)]) == {"r1": "e1", "r2": "e2"}
 
     def test_a_clock_that_is_off_holds_every_row(self) -> None:
         rows = [row(f"r{i}", at=86_400 * i, spend=0.25 + i % 7) for i in range(1_000)]
@@ -288,6 +290,59 @@ class TestDoubt:
             == expected
         )
 
+    @pytest.mark.parametrize(("others", "ratio"), [(10, 0.92), (11, None)])
+    def test_a_currency_that_one_in_ten_costs_does_not_follow(self, others: int, ratio: float | None) -> None:
+        rows = lost(100)
+        events = [
+            event | {"response_cost": event["response_cost"] * (0.92 if i >= others else 3.0)}
+            for i, event in enumerate(of(rows, 3, model="alias"))
+        ]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio == (None if ratio is None else pytest.approx(ratio))
+
+    def test_a_currency_beside_calls_whose_cost_is_no_other(self) -> None:
+        """Calls of which Lago knows no cost, or the row's, say nothing about the others."""
+        rows = lost(100)
+        events = of(rows, 150_000, model="alias")
+        for i, event in enumerate(events):
+            event["response_cost"] = (event["response_cost"] * 0.92, event["response_cost"], NAN)[i % 3]
+        found = asked(rows, events)
+        assert found is not None
+        assert found.cost_ratio == pytest.approx(0.92)
+        assert dict(found.differing) == {"model": 100, "cost": 34}
+
+    @pytest.mark.parametrize(
+        ("offset", "differing", "ratio", "begins", "cause"),
+        [
+            (0, {"time": 300, "model": 300}, None, "0 s later; different: model in 300).", "a clock is off"),
+            (-1_500, {"time": 600}, None, "1.5 s earlier; no value differs but the time).", "a clock is off"),
+            (
+                7_200_000,
+                {"subscription": 1_200, "time": 1},
+                None,
+                "7,200 s later; different: subscription in 1,200).",
+                "LAGO_API_CHARGE_BY",
+            ),
+            (10, {"time": 299, "subscription": 301}, None, "0.01 s later; ", "LAGO_API_CHARGE_BY"),
+            (10, {"subscription": 300, "cost": 300}, 0.92, "0.01 s later; ", "LAGO_API_CHARGE_BY"),
+            (10, {"subscription": 299, "cost": 300}, 0.92, "0.01 s later; ", "Every cost in Lago is 0.92 times"),
+            (10, {"subscription": 299, "cost": 299}, 0.92, "0.01 s later; ", "Another proxy, or another program"),
+            (10, {"subscription": 299, "cost": 300}, None, "0.01 s later; ", "Another proxy, or another program"),
+        ],
+    )
+    def test_its_words(
+        self, offset: int, differing: dict[str, int], ratio: float | None, begins: str, cause: str
+    ) -> None:
+        """A cause is named where half of the events or more have it, the first of them."""
+        text = Doubt(1_000, 600, offset, tuple(differing.items()), ratio).text()
+        assert text.startswith(
+            "1,000 rows are missing, and for 600 of them Lago holds an event that no row explains and that could be "
+            f"theirs (median {begins}"
+        )
+        assert cause in text
+        assert sum(one in text for one in ("a clock is off", "CHARGE_BY", "times the row's", "Another proxy, or")) == 1
+
 
 class TestDoubtOfASlice:
     """100 rows lost all their events; in the next slice 30 rows lie under another charge ID, at another cost."""
@@ -306,6 +361,17 @@ class TestDoubtOfASlice:
         assert found is not None
         assert (found.rows, found.events) == (30, 30)
         assert dict(found.differing) == {"subscription": 30, "cost": 30}
+
+    def test_what_differs_in_other_slices_is_not_told(self) -> None:
+        morning = [row(f"m{i}", at=i * 1_000, spend=5.0 + i, subscription_id="b", charge_id="b") for i in range(100)]
+        rows = [row(f"r{i}", at=20 * self.HOUR + i * 1_000, spend=0.25 + i) for i in range(30)]
+        other_cost = of(morning[:1], 150_000, response_cost=999.0, model="alias")
+        events = [event | {"transaction_id": f"o{i}"} for i, event in enumerate(other_cost)]
+        missing, orphans = leftovers([*morning, *rows], [*events, *of(rows, 150_000, model="alias")])
+        found = doubt(missing, orphans, REACH, self.HOUR)
+        assert found is not None
+        assert (found.rows, found.events, found.differing) == (30, 30, (("model", 30),))
+        assert found.cost_ratio is None
 
     def test_of_twenty_rows_or_more(self) -> None:
         assert doubt(*self.frames(19), REACH, self.HOUR) is None

@@ -48,6 +48,7 @@ class TestLive:
                 {"model": "meta-llama/Llama-3-8b"},
             ),
             ({"spend": 0.25 * (1 + 9e-10)}, {}),
+            ({"spend": 1e9}, {"response_cost": 1e9 - 1}),  # just within
             ({"status": ""}, {}),  # releases before 1.70 wrote none
             ({"cache_hit": "True", "spend": 0.0}, {"response_cost": 0.0}),
             ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, NO_TOKENS),  # an image

@@ -20,6 +20,7 @@ from .worlds import (
     one,
     own,
     row,
+    settle,
     settle_in_slices,
     told_events,
     told_rows,
@@ -129,6 +130,12 @@ class TestNotCounted:
         parts = settle_in_slices([r, other], [own(r), live(at=1, **changes)], [BASE + horizon], rules)
         assert {name: r["class"] for name, r in told_rows(*parts).items()} == {"r1": "matched", "r2": "missing"}
         told = told_events(*parts)[f"e1 a {BASE + 1}"]
+        assert (told["class"], told["reason"], told["row_request_id"]) == ("unbilled", "not_counted", "r1")
+
+    def test_it_is_no_repeat_of_a_nearer_row_that_has_a_live_event(self) -> None:
+        r = row("r1")
+        events = [own(r), live("e1", at=3), live("e2", at=3, **NOT_COUNTED)]
+        told = told_events(settle([r, row("r2", at=3)], events, self.COST))[f"e2 a {BASE + 3}"]
         assert (told["class"], told["reason"], told["row_request_id"]) == ("unbilled", "not_counted", "r1")
 
     def test_beside_a_live_event_it_is_a_duplicate(self) -> None:

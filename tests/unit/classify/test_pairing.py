@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from reconcile.classify import Reach
+from reconcile.classify.augment import augment
 from reconcile.classify.pairing import choose
 
 from . import oracle
@@ -45,3 +46,21 @@ def test_where_all_have_a_partner_an_event_goes_to_the_latest_row_before_it() ->
     assert check([0, 3, 6], [4], REACH) == [(1, 0)]
     assert check([0, 3, 6], [7], REACH) == [(2, 0)]
     assert check([10], [9], REACH) == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("near", "paired"),
+    [
+        ({1: [10, 11], 2: [10, 12]}, {1: 11, 2: 10}),
+        ({1: [10], 2: [10, 12]}, {1: 10, 2: 12}),
+        ({1: [10], 2: [10]}, {2: 10}),
+    ],
+)
+def test_an_event_gives_up_its_row_only_where_the_other_one_finds_none_that_is_free(
+    near: dict[int, list[int]], paired: dict[int, int]
+) -> None:
+    """The pairs that are there are the most telling ones."""
+    row_of, event_of = {2: 10}, {10: 2}
+    augment([1], near.__getitem__, row_of, event_of)
+    assert row_of == paired
+    assert event_of == {row: event for event, row in paired.items()}
