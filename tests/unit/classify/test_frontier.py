@@ -40,3 +40,21 @@ class TestFrontier:
 
     def test_after_the_last_call_it_lies_behind_every_time(self) -> None:
         assert self.frontiers([row()], [live(at=900)], None)[0] > 10**15
+
+
+class TestLatestWaitingRow:
+    """Events have to be read on for a row that waits, even though it is not known to be missing yet."""
+
+    def latest(self, *rows: Record, until: int) -> int | None:
+        classification = Classification(RULES)
+        classification.settle(rows_frame(rows), events_frame([]), BASE + until)
+        return classification.latest_waiting_ms
+
+    def test_of_several_the_latest_counts(self) -> None:
+        assert self.latest(row("r1", at=5), row("r2", at=7, spend=0.5), until=9) == BASE + 7
+
+    def test_settled_rows_do_not_wait(self) -> None:
+        assert self.latest(row(at=5), until=5 + SETTLED) is None
+
+    def test_what_was_read_for_its_neighbours_sake_waits_for_nobody(self) -> None:
+        assert self.latest(row("r1", at=5), row("r2", at=7, scope="context"), until=9) == BASE + 5
