@@ -237,7 +237,7 @@ def test_many_groups_are_compacted_without_a_loss(monkeypatch: pytest.MonkeyPatc
 
 
 def test_groups_that_stay_apart_are_not_compacted_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A month by the hour has more groups than any threshold: to sort all of them with each hour takes an hour."""
+    """A month by the hour has more groups than any threshold: each further part would sort all of them again."""
     monkeypatch.setattr("reconcile.domain.sums._COMPACT_AT", 3)
     compacted = []
     summed = Groups.summed
